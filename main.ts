@@ -1,0 +1,363 @@
+/**
+ * heartbeat: an HTTP service in one file that serves, proves its own health and stops well.
+ *
+ *     npx tsx main.ts             serve under Node.js
+ *     deno run -P main.ts         serve under Deno
+ *     deno run -P main.ts --ping  ask the running instance for /healthz: exit 0 if it is healthy, 1 if not
+ *
+ * @module
+ */
+import type { AddressInfo, Socket } from "node:net";
+import type { Context, Hono } from "hono";
+
+const VERSION = "1.0.0";
+/** The longest delay a timer takes; a longer one would fire at once. */
+const TIMER_LIMIT_MS = 2_147_483_647;
+/** Between attempts to listen again, and for the last bytes of an answer to leave. */
+const PAUSE_MS = 250;
+/** As much of an answer as the probe reads; Node.js sets its requests the same limit. */
+const HEAD_LIMIT_BYTES = 16_384;
+/** A status line, then fields: https://www.rfc-editor.org/rfc/rfc9112#section-2.1 */
+const HEAD_PATTERN = /^HTTP\/1\.[01] ([1-5]\d\d)(?: [^\0\r\n]*)?\r\n(?:[!#$%&'*+.^_`|~\w-]+:[^\0\r\n]*\r\n)*\r\n/;
+/** As much of others' text as a message quotes: Docker keeps 4,096 bytes of what a probe prints. */
+const QUOTE_LIMIT_CHARS = 80;
+/** The unspecified address of either family, however it is written. */
+const WILDCARD_PATTERN = /^[0.:]+$/;
+const USAGE = `Usage: main.ts [--ping | --help | --version]
+
+Serves; with --ping asks the running instance for /healthz, and exits 0 if it is healthy, 1 if not.
+
+Environment, for both: PORT (8080), HOST (0.0.0.0), PING_TIMEOUT_MS (3000), DRAIN_DELAY_MS (0),
+SHUTDOWN_TIMEOUT_MS (8000), ACCESS_LOG (on)`;
+
+// ── Settings ──
+
+/** What the environment tells the service and the probe alike. */
+export type Settings = ReturnType<typeof readSettings>;
+
+/**
+ * Reads the settings; an empty variable counts as unset.
+ *
+ * @param env Gives a variable's value by its name
+ * @throws {Error} in one line that names a malformed variable and its value
+ */
+export function readSettings(env: (name: string) => string | undefined) {
+  const read = (name: string, fallback: string, rule: string, isValid: (text: string) => boolean) => {
+    const text = env(name) || fallback;
+    if (isValid(text)) return text;
+    throw new Error(`Cannot parse ${name} as it must be ${rule}: current value is ${quote(text)}`);
+  };
+  const integer = (name: string, fallback: string, least: number, most = TIMER_LIMIT_MS) =>
+    Number(read(name, fallback, `an integer from ${least} to ${most}`, (text) => {
+      return /^(0|[1-9]\d*)$/.test(text) && Number(text) >= least && Number(text) <= most;
+    }));
+  return {
+    port: integer("PORT", "8080", 0, 65_535),
+    host: read("HOST", "0.0.0.0", "an IP address or a host name", isHost),
+    pingTimeoutMs: integer("PING_TIMEOUT_MS", "3000", 1),
+    drainDelayMs: integer("DRAIN_DELAY_MS", "0", 0),
+    shutdownTimeoutMs: integer("SHUTDOWN_TIMEOUT_MS", "8000", 0),
+    accessLog: read("ACCESS_LOG", "on", "on or off", (text) => /^(on|off)$/.test(text)) === "on",
+  };
+}
+
+/** Whether the URL parser takes a text for a host as it stands: https://url.spec.whatwg.org/#host-parsing */
+function isHost(text: string): boolean {
+  const isIpv6 = text.includes(":");
+  const url = `http://${isIpv6 ? `[${text}]` : text}`;
+  if (!URL.canParse(url)) return false;
+  return isIpv6 ? /^[\da-f:.]+$/i.test(text) : new URL(url).host === text.toLowerCase();
+}
+
+// ── The service ──
+
+/**
+ * Builds the application. Hono is loaded here, for the probe does without.
+ *
+ * @param accessLog Whether a request prints a line; one for health never does
+ * @param isDraining Whether the service was told to stop
+ */
+export async function createApp(accessLog: boolean, isDraining: () => boolean): Promise<Hono> {
+  const { Hono } = await import("hono");
+  const app = new Hono();
+
+  const uncached = { "Cache-Control": "no-store" };
+  app.get("/healthz", (c) => c.body(null, 200, { ...uncached, "Content-Length": "0" }));
+  app.get("/readyz", (c) => {
+    return isDraining() ? c.json({ status: "draining" }, 503, uncached) : c.json({ status: "ready" }, 200, uncached);
+  });
+  for (const path of ["/healthz", "/readyz"]) {
+    app.all(path, (c) => c.json({ error: "Method Not Allowed" }, 405, { Allow: "GET, HEAD" }));
+  }
+
+  // Not the query: it may hold secrets.
+  const entry = ({ req }: Context) => ({ time: new Date().toISOString(), method: req.method, path: req.path });
+  const fail = (thrown: unknown, c: Context) => {
+    print(JSON.stringify({ ...entry(c), error: String(thrown) }), console.error);
+    return c.json({ error: "Internal Server Error" }, 500);
+  };
+  app.use(async (c, next) => {
+    const startMs = performance.now();
+    // Hono gives an Error to onError, but lets anything else that is thrown through.
+    await next().catch((thrown: unknown) => c.res = fail(thrown, c));
+    const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
+    if (accessLog) print(JSON.stringify({ ...entry(c), status: c.res.status, ms }));
+  });
+
+  // ════════ YOUR ROUTES BEGIN HERE ════════
+
+  app.get("/", (c) => c.text(`heartbeat ${VERSION}: replace this route in main.ts with your own\n`));
+
+  // ════════ YOUR ROUTES END HERE ════════
+
+  app.notFound((c) => c.json({ error: "Not Found" }, 404));
+  app.onError((error, c) => "getResponse" in error ? error.getResponse() : fail(error, c));
+  return app;
+}
+
+/**
+ * Serves until a signal, then drains.
+ *
+ * @returns The exit code: 0 once every request under way is answered, 1 if some had to be cut
+ * @throws {Error} in one line that names the address, if it cannot listen there
+ */
+async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings): Promise<number> {
+  const underWay = new Set<Promise<void>>();
+  let draining = false;
+  const stopped = new Promise<void>((resolve) => {
+    const stop = () => {
+      if (draining) {
+        print(`Cut by a second signal, unfinished requests: ${underWay.size}`, console.error);
+        runtime.exit(1);
+      }
+      print(`Draining, unfinished requests: ${underWay.size}`);
+      draining = true;
+      resolve();
+    };
+    runtime.onSignal("SIGTERM", stop);
+    runtime.onSignal("SIGINT", stop);
+  });
+  const app = await createApp(accessLog, () => draining);
+  const listener = await runtime.listen(host, port, async (request, sent) => {
+    const settled = sent.catch(() => {}).finally(() => underWay.delete(settled));
+    underWay.add(settled);
+    const response = await app.fetch(request);
+    if (!draining) return response;
+    const last = new Response(response.body, response); // the headers of some responses are immutable
+    last.headers.set("Connection", "close");
+    return last;
+  }).catch((error) => {
+    throw new Error(`Cannot listen on ${authority(host, port)}: ${cause(error)}`);
+  });
+  print(`Listening on http://${authority(host, listener.port)}`);
+
+  await stopped;
+  await sleep(drainDelayMs);
+  const deadline = sleep(shutdownTimeoutMs).then(() => true);
+  const answered = async () => {
+    while (underWay.size > 0) await Promise.all(underWay);
+  };
+  const isLate = await Promise.race([listener.close(answered()), deadline]);
+  if (!isLate) return 0;
+  const unfinished = underWay.size || "none, but responses still being sent";
+  print(`Cut after ${shutdownTimeoutMs} ms, unfinished requests: ${unfinished}`, console.error);
+  return 1;
+}
+
+// ── The probe ──
+
+/**
+ * Asks the instance that the settings describe for its health. Over a plain socket, for an HTTP client costs more
+ * than the rest of the probe, obeys proxies and refuses some ports.
+ *
+ * @returns What was seen of a healthy instance
+ * @throws {Error} in one line that says what was seen instead, or that the port cannot be known
+ */
+export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<string> {
+  if (port === 0) throw new Error("Cannot probe PORT=0: set it to the port that the service listens on");
+  const target = !WILDCARD_PATTERN.test(host) ? host : host.includes(":") ? "::1" : "127.0.0.1";
+  const url = new URL(`http://${authority(target, port)}/healthz`);
+  const request = `GET ${url.pathname} HTTP/1.1\r\nHost: ${url.host}\r\nConnection: close\r\n\r\n`;
+  const deadline = AbortSignal.timeout(pingTimeoutMs);
+  try {
+    const status = await readStatus(runtime.exchange(target, port, request, deadline));
+    if (status === 200) return `healthy: ${url} answered ${status}`;
+    throw new Error(`answered ${status}`);
+  } catch (error) {
+    const limit = deadline.aborted ? ` within PING_TIMEOUT_MS=${pingTimeoutMs}` : "";
+    throw new Error(`unhealthy: ${url} ${cause(error)}${limit}`);
+  }
+}
+
+/**
+ * Reads a response to the end of its head.
+ *
+ * @param chunks The bytes of the response, split anywhere
+ * @returns The status code
+ * @throws {Error} quoting what came, if that is not a complete response head of at most 16,384 bytes
+ */
+export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<number> {
+  let head = "";
+  for await (const chunk of chunks) {
+    head += String.fromCharCode(...chunk.subarray(0, HEAD_LIMIT_BYTES - head.length));
+    if (head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES || /^[^H]/.test(head)) break;
+  }
+  const match = HEAD_PATTERN.exec(head);
+  if (match) return Number(match[1]);
+  throw new Error(`sent no HTTP response head in ${head.length} bytes: ${quote(head)}`);
+}
+
+// ── Words ──
+
+/** Prints a line. That it cannot (a full disk, a closed pipe) must change neither an answer nor an exit code. */
+function print(line: string, write: (line: string) => void = console.log): void {
+  try {
+    write(line);
+  } catch { /* nobody is left to tell */ }
+}
+
+/** Others' text as a message shows it: quoted, bounded, printable ASCII. */
+function quote(text: string): string {
+  return JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
+}
+
+/** What went wrong, in the runtime's words; the error of several addresses at once has only a code. */
+function cause(error: unknown): string {
+  const { message, code } = error as Error & { code?: string };
+  return message || `${code}`;
+}
+
+/** https://www.rfc-editor.org/rfc/rfc3986#section-3.2 */
+function authority(host: string, port: number): string {
+  return `${host.includes(":") ? `[${host}]` : host}:${port}`;
+}
+
+const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+
+// ── The runtimes: all that differs between them ──
+
+/** Answers a request; `sent` settles once the response is handed over or its client is gone. */
+type Answer = (request: Request, sent: Promise<void>) => Promise<Response>;
+
+function node() {
+  return {
+    args: process.argv.slice(2),
+    env: (name: string) => process.env[name],
+    exit: (code: number) => process.exit(code),
+    onSignal(signal: "SIGTERM" | "SIGINT", handler: () => void): void {
+      process.on(signal, handler);
+    },
+    /** Whether this file was started, not imported; Node.js before 24.2 does not tell. */
+    isProgram() {
+      const { realpathSync } = process.getBuiltinModule("node:fs");
+      return import.meta.main ?? realpathSync(process.argv[1] ?? "") === import.meta.filename;
+    },
+    /** Sends a request over TCP and gives what comes back; throws once the signal aborts. */
+    exchange(host: string, port: number, request: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
+      const socket = process.getBuiltinModule("node:net").connect({ host, port, signal });
+      socket.write(request);
+      return socket;
+    },
+    /** Listens; `close` stops accepting, and resolves when `answered` has and all of it is sent. */
+    async listen(hostname: string, port: number, answer: Answer) {
+      // A log that nobody can take must not end the service.
+      for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+      const { createAdaptorServer } = await import("@hono/node-server");
+      const server = createAdaptorServer({
+        overrideGlobalObjects: false,
+        fetch(request, { incoming: { socket }, outgoing }) {
+          const sent = new Promise<void>((resolve) => {
+            // Node.js 20 never closes the responses that a client asked for in advance and did not stay for.
+            socket.once("close", resolve);
+            outgoing.once("close", () => resolve(void socket.off("close", resolve)));
+          });
+          return answer(request, sent);
+        },
+      });
+      server.on("connection", (socket: Socket) => socket.setMaxListeners(0)); // one for each request asked in advance
+      await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, hostname, resolve));
+      return {
+        port: (server.address() as AddressInfo).port,
+        close(answered: Promise<void>) {
+          // http.Server's own close() would cut the connections whose response is written but not yet sent.
+          process.getBuiltinModule("node:net").Server.prototype.close.call(server);
+          return answered;
+        },
+      };
+    },
+  };
+}
+
+function deno(): ReturnType<typeof node> {
+  return {
+    args: Deno.args,
+    env: Deno.env.get,
+    exit: Deno.exit,
+    onSignal: Deno.addSignalListener,
+    isProgram: () => import.meta.main,
+    async *exchange(hostname, port, request, signal) {
+      const connection = await Deno.connect({ hostname, port, signal });
+      signal.addEventListener("abort", () => connection.close());
+      await connection.write(new TextEncoder().encode(request));
+      const chunk = new Uint8Array(HEAD_LIMIT_BYTES);
+      for (let size; (size = await connection.read(chunk));) yield chunk.subarray(0, size);
+    },
+    async listen(hostname, port, answer) {
+      const servers: Deno.HttpServer[] = [];
+      let isBodyUnread = false;
+      let isClosing = false;
+      const listen = (onListen: (address: Deno.NetAddr) => void) => {
+        const server = Deno.serve({ hostname, port, onListen }, async (request, { completed }) => {
+          const { body } = request;
+          const response = await answer(request, completed);
+          isBodyUnread ||= body !== null && !request.bodyUsed;
+          return response;
+        });
+        servers.push(server);
+        // Without a file descriptor to accept with, it gives up; it still serves the connections that it has.
+        server.finished.catch(replace);
+      };
+      const replace = async (error: unknown) => {
+        print(`Cannot accept connections: ${cause(error)}`, console.error);
+        await sleep(PAUSE_MS);
+        if (!isClosing) await new Promise(listen).catch(replace);
+      };
+      ({ port } = await new Promise<Deno.NetAddr>(listen));
+      return {
+        port,
+        async close(answered) {
+          isClosing = true;
+          const ended = Promise.all(servers.map((server) => server.shutdown()));
+          await answered;
+          // A large response is `completed` before its last bytes have left, so wait for the connections to end. One
+          // never does: that of a client which owes the rest of a body that no route read.
+          await (isBodyUnread ? Promise.race([ended, sleep(PAUSE_MS)]) : ended);
+        },
+      };
+    },
+  };
+}
+
+const runtime = typeof Deno === "undefined" ? node() : deno();
+
+// ── The program ──
+
+/** Does what the arguments say and returns the exit code. */
+async function main(args: string[]): Promise<number> {
+  const flags = ["--ping", "--help", "--version"];
+  const stray = args.find((arg) => !flags.includes(arg)) ?? args[1];
+  if (stray !== undefined) throw new Error(`Unexpected argument ${quote(stray)}\n${USAGE}`);
+  if (args.includes("--help")) print(USAGE);
+  else if (args.includes("--version")) print(VERSION);
+  else if (args.includes("--ping")) print(await probe(readSettings(runtime.env)));
+  else return await serve(readSettings(runtime.env));
+  return 0;
+}
+
+if (runtime.isProgram()) {
+  const code = await main(runtime.args).catch((error) => {
+    print(cause(error), console.error);
+    return 1;
+  });
+  runtime.exit(code);
+}
