@@ -1,0 +1,858 @@
+/** Run by `npm test`, under Node.js and under Deno: each runtime tests the program on itself. */
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import process from "node:process";
+import { test } from "node:test";
+import { createApp, probe, readSettings, readStatus } from "./main.ts";
+
+const ROOT = import.meta.dirname!;
+const TEST_TIMEOUT_MS = 20_000;
+const [MAJOR, MINOR] = process.versions.node.split(".").map(Number);
+const RUN = "Deno" in globalThis
+  ? ["run", "-q", "-P"]
+  : MAJOR > 22 || (MAJOR === 22 && MINOR >= 18)
+  ? ["--disable-warning=ExperimentalWarning"]
+  : ["--import", "tsx"];
+const VARIABLES = ["PORT", "HOST", "PING_TIMEOUT_MS", "DRAIN_DELAY_MS", "SHUTDOWN_TIMEOUT_MS", "ACCESS_LOG"];
+
+type Env = Record<string, string>;
+const settings = (env: Env = {}) => readSettings((name) => env[name]);
+
+// ── Processes ──
+
+/** What the machine gives to a child, less what would set the service up. */
+function environment(env: Env): Env {
+  const inherited = Object.entries(process.env).filter(([name]) => !VARIABLES.includes(name));
+  return { ...Object.fromEntries(inherited) as Env, ...env };
+}
+
+interface Program {
+  child: ChildProcess;
+  kill: (signal: NodeJS.Signals) => void;
+  stdout: string;
+  stderr: string;
+  exit: Promise<number | null>;
+}
+
+/** Starts this runtime; `shell` is what a shell does first, or last to its standard output. */
+function launch(args: string[], env: Env, { before = ":", output = "" } = {}): Program {
+  // The path goes by a variable, for Deno would give all permissions to a child that it finds itself in.
+  const child = spawn("sh", ["-c", `${before}; exec "$RUNTIME" "$@" ${output}`, "sh", ...args], {
+    cwd: ROOT,
+    env: environment({ ...env, RUNTIME: process.execPath }),
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const exit = once(child, "close").then(([code]) => code as number | null);
+  // Not kill(): Deno would then report the signal, whatever the exit code.
+  const kill = (signal: NodeJS.Signals) => {
+    if (child.exitCode === null && child.signalCode === null) process.kill(child.pid!, signal);
+  };
+  const program: Program = { child, kill, stdout: "", stderr: "", exit };
+  child.stdout!.on("data", (chunk) => program.stdout += chunk);
+  child.stderr!.on("data", (chunk) => program.stderr += chunk);
+  return program;
+}
+
+/** Runs the program to its end. */
+async function run(args: string[], env: Env = {}, options = RUN, output = "") {
+  const program = launch([...options, "main.ts", ...args], env, { output });
+  const timer = setTimeout(() => program.kill("SIGKILL"), TEST_TIMEOUT_MS);
+  const code = await program.exit;
+  clearTimeout(timer);
+  return { code, stdout: program.stdout, stderr: program.stderr };
+}
+
+/** Waits for something to come true, looking again whenever the program prints. */
+async function until<T>(program: Program, look: () => T | null | undefined): Promise<T> {
+  const aborter = new AbortController();
+  const timer = setTimeout(() => aborter.abort(), TEST_TIMEOUT_MS);
+  try {
+    for (;;) {
+      const found = look();
+      if (found) return found;
+      const { signal } = aborter;
+      await Promise.race([
+        once(program.child.stdout!, "data", { signal }),
+        once(program.child.stderr!, "data", { signal }),
+        program.exit.then((code) => Promise.reject(new Error(`exit ${code}: ${program.stdout}${program.stderr}`))),
+      ]);
+    }
+  } finally {
+    clearTimeout(timer);
+    aborter.abort();
+  }
+}
+
+/** Starts the service on a free port, and ends it whatever happens. */
+async function withService(
+  env: Env,
+  body: (service: Program & { port: number; ping: (env?: Env) => ReturnType<typeof run> }) => Promise<void>,
+  file = "main.ts",
+  before?: string,
+) {
+  const variables = { PORT: "0", HOST: "127.0.0.1", ...env };
+  const program = launch([...RUN, file], variables, { before });
+  try {
+    const port = Number(await until(program, () => /Listening on http:\/\/.+:(\d+)\n/.exec(program.stdout)?.[1]));
+    const ping = (more: Env = {}) => run(["--ping"], { ...variables, PORT: `${port}`, ...more });
+    await body(Object.assign(program, { port, ping }));
+  } finally {
+    program.kill("SIGKILL");
+    await program.exit;
+  }
+}
+
+/** As withService, with routes of one's own where main.ts says that they begin. */
+async function withRoutes(
+  env: Env,
+  routes: string,
+  body: Parameters<typeof withService>[1],
+) {
+  const folder = `${ROOT}/.test-${process.pid}-${Math.random().toString(36).slice(2)}`;
+  const source = readFileSync(`${ROOT}/main.ts`, "utf8");
+  assert.match(source, /YOUR ROUTES BEGIN HERE.*\n/);
+  try {
+    mkdirSync(folder);
+    writeFileSync(`${folder}/main.ts`, source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => `${line}${routes}\n`));
+    await withService(env, body, `${folder}/main.ts`);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+// ── Sockets ──
+
+class Client {
+  socket: Socket;
+  received = "";
+  ended: Promise<void>;
+
+  constructor(port: number) {
+    this.socket = connect(port, "127.0.0.1");
+    this.socket.on("data", (chunk) => this.received += chunk);
+    this.socket.on("error", () => {});
+    this.ended = new Promise((resolve) => this.socket.once("close", () => resolve()));
+  }
+
+  send(text: string): this {
+    this.socket.write(text);
+    return this;
+  }
+
+  get(path: string): this {
+    return this.send(`GET ${path} HTTP/1.1\r\nHost: test\r\n\r\n`);
+  }
+
+  async until(pattern: RegExp): Promise<string> {
+    while (!pattern.test(this.received)) {
+      await Promise.race([
+        once(this.socket, "data"),
+        this.ended.then(() => Promise.reject(new Error(`closed after ${JSON.stringify(this.received)}`))),
+      ]);
+    }
+    return this.received;
+  }
+}
+
+/** A server that does with a connection what the test says. */
+async function withFake(
+  onConnection: (socket: Socket) => void,
+  body: (port: number) => Promise<void>,
+  host = "127.0.0.1",
+) {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket.on("error", () => {}));
+    onConnection(socket);
+  });
+  server.listen(0, host);
+  await once(server, "listening");
+  try {
+    await body((server.address() as AddressInfo).port);
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  }
+}
+
+/** A port that nothing listens on. */
+async function freePort(): Promise<number> {
+  let free = 0;
+  await withFake(() => {}, (port) => Promise.resolve(void (free = port)));
+  return free;
+}
+
+const STACK = /^\s+at .+:\d+/m;
+
+// ── Settings ──
+
+test("readSettings() gives the defaults when nothing is set, or set to nothing", () => {
+  const defaults = {
+    port: 8080,
+    host: "0.0.0.0",
+    pingTimeoutMs: 3000,
+    drainDelayMs: 0,
+    shutdownTimeoutMs: 8000,
+    accessLog: true,
+  };
+  assert.deepEqual(settings(), defaults);
+  assert.deepEqual(settings(Object.fromEntries(VARIABLES.map((name) => [name, ""]))), defaults);
+});
+
+test("readSettings() takes what is well formed", () => {
+  for (const PORT of ["0", "1", "80", "65535"]) assert.equal(settings({ PORT }).port, Number(PORT));
+  for (const HOST of ["::", "::1", "0:0::0", "FE80::1", "::ffff:1.2.3.4", "10.0.0.1", "localhost", "a-b.example"]) {
+    assert.equal(settings({ HOST }).host, HOST);
+  }
+  assert.equal(settings({ PING_TIMEOUT_MS: "2147483647" }).pingTimeoutMs, 2_147_483_647);
+  assert.equal(settings({ DRAIN_DELAY_MS: "5000" }).drainDelayMs, 5000);
+  assert.equal(settings({ SHUTDOWN_TIMEOUT_MS: "0" }).shutdownTimeoutMs, 0);
+  assert.equal(settings({ ACCESS_LOG: "off" }).accessLog, false);
+});
+
+test("readSettings() refuses what is malformed, naming the variable and its value", () => {
+  const refuses = (name: string, value: string, rule: string, shown = JSON.stringify(value)) => {
+    const message = `Cannot parse ${name} as it must be ${rule}: current value is ${shown}`;
+    assert.throws(() => settings({ [name]: value }), { message });
+  };
+  for (const value of ["80abc", "65536", "-1", "+80", "1e3", "0x50", " 80", "80 ", "8.0", "080", "٣", "NaN", " "]) {
+    const shown = value === "٣" ? '"?"' : undefined;
+    refuses("PORT", value, "an integer from 0 to 65535", shown);
+    refuses("DRAIN_DELAY_MS", value === "65536" ? "2147483648" : value, "an integer from 0 to 2147483647", shown);
+  }
+  refuses("PING_TIMEOUT_MS", "0", "an integer from 1 to 2147483647");
+  refuses("SHUTDOWN_TIMEOUT_MS", "8s", "an integer from 0 to 2147483647");
+  for (const value of ["ON", "true", "1", "on ", "constructor"]) refuses("ACCESS_LOG", value, "on or off");
+  for (
+    const value of [
+      "http://a",
+      "a:80",
+      "[::1]",
+      "::1]:80/[",
+      "::1]/[",
+      "1.2.3",
+      "0",
+      "256.0.0.1",
+      "a b",
+      " a",
+      "a/b",
+      "a@b",
+      "a?b",
+      "a#b",
+      "%61",
+      ":",
+      ":::",
+      "12345::",
+      "fe80::1%eth0",
+      "a\nb",
+    ]
+  ) refuses("HOST", value, "an IP address or a host name");
+  refuses("HOST", "\x1b[31m\x9bred", "an IP address or a host name", '"\\u001b[31m?red"');
+  refuses("HOST", `${"x".repeat(5000)} `, "an IP address or a host name", `"${"x".repeat(80)}"`);
+});
+
+// ── Routes ──
+
+/** The application, what it prints meanwhile and a way to ask it. */
+async function withApp(
+  body: (
+    ask: (path: string, method?: string) => Promise<Response>,
+    printed: string[],
+    app: Awaited<ReturnType<typeof createApp>>,
+  ) => Promise<void>,
+  { accessLog = true, draining = false } = {},
+) {
+  const { log, error } = console;
+  const printed: string[] = [];
+  console.log = console.error = (line: string) => void printed.push(line);
+  try {
+    const app = await createApp(accessLog, () => draining);
+    await body(async (path, method = "GET") => await app.request(path, { method }), printed, app);
+  } finally {
+    Object.assign(console, { log, error });
+  }
+}
+
+test("GET and HEAD /healthz answer 200 with no body, draining or not", async () => {
+  for (const draining of [false, true]) {
+    await withApp(async (ask) => {
+      for (const method of ["GET", "HEAD"]) {
+        const response = await ask("/healthz", method);
+        assert.equal(response.status, 200);
+        assert.equal(response.headers.get("Cache-Control"), "no-store");
+        assert.equal(await response.text(), "");
+      }
+    }, { draining });
+  }
+});
+
+test("GET and HEAD /readyz answer 200, and 503 once draining", async () => {
+  for (const draining of [false, true]) {
+    await withApp(async (ask) => {
+      for (const method of ["GET", "HEAD"]) {
+        const response = await ask("/readyz", method);
+        assert.equal(response.status, draining ? 503 : 200);
+        assert.equal(response.headers.get("Cache-Control"), "no-store");
+        const body = JSON.stringify({ status: draining ? "draining" : "ready" });
+        assert.equal(await response.text(), method === "GET" ? body : "");
+      }
+    }, { draining });
+  }
+});
+
+test("the health endpoints answer 405 to another method, with Allow", async () => {
+  await withApp(async (ask) => {
+    for (const path of ["/healthz", "/readyz"]) {
+      for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
+        const response = await ask(path, method);
+        assert.equal(response.status, 405);
+        assert.equal(response.headers.get("Allow"), "GET, HEAD");
+        assert.deepEqual(await response.json(), { error: "Method Not Allowed" });
+      }
+    }
+  });
+});
+
+test("GET / answers a line of text, and an unknown path 404", async () => {
+  await withApp(async (ask) => {
+    assert.match(await (await ask("/")).text(), /^heartbeat [^\n]+\n$/);
+    for (const path of ["/nope", "/healthz/", "//healthz", "/healthz%00"]) {
+      const response = await ask(path);
+      assert.equal(response.status, 404, path);
+      assert.deepEqual(await response.json(), { error: "Not Found" });
+    }
+  });
+});
+
+test("the access log has a line per request, but none for health and no query", async () => {
+  await withApp(async (ask, printed) => {
+    for (const path of ["/healthz", "/readyz", "/?token=secret", "/nope"]) await ask(path);
+    const entries = printed.map((line) => JSON.parse(line));
+    assert.deepEqual(entries.map(({ method, path, status }) => [method, path, status]), [
+      ["GET", "/", 200],
+      ["GET", "/nope", 404],
+    ]);
+    for (const { time, ms } of entries) {
+      assert.equal(new Date(time).toISOString(), time);
+      assert.ok(ms >= 0 && ms < 1000, ms);
+    }
+  });
+  await withApp(async (ask, printed) => {
+    await ask("/");
+    assert.deepEqual(printed, []);
+  }, { accessLog: false });
+});
+
+test("a handler that throws answers a generic 500 and logs the detail", async () => {
+  for (const thrown of [new Error("the detail"), "the detail", { toString: () => "the detail" }]) {
+    await withApp(async (ask, printed, app) => {
+      app.get("/boom", () => {
+        throw thrown;
+      });
+      const response = await ask("/boom");
+      assert.equal(response.status, 500);
+      assert.deepEqual(await response.json(), { error: "Internal Server Error" });
+      const [failure, access] = printed.map((line) => JSON.parse(line));
+      assert.match(failure.error, /the detail$/);
+      assert.deepEqual([failure.path, access.path, access.status], ["/boom", "/boom", 500]);
+    });
+  }
+});
+
+test("a handler that throws Hono's HTTPException answers what that says", async () => {
+  const { HTTPException } = await import("hono/http-exception");
+  await withApp(async (ask, _printed, app) => {
+    app.get("/secret", () => {
+      throw new HTTPException(401, { message: "who are you?" });
+    });
+    const response = await ask("/secret");
+    assert.deepEqual([response.status, await response.text()], [401, "who are you?"]);
+  });
+});
+
+// ── Reading a response ──
+
+/** Gives a text byte by byte, or in two parts split at a byte. */
+async function* bytes(text: string, split?: number): AsyncGenerator<Uint8Array> {
+  const all = Uint8Array.from(text, (character) => character.charCodeAt(0));
+  if (split === undefined) { for (let i = 0; i < all.length; i++) yield all.subarray(i, i + 1); }
+  else {
+    yield all.subarray(0, split);
+    yield all.subarray(split);
+  }
+}
+
+test("readStatus() gives the status of a complete head, however it is split", async () => {
+  for (
+    const [head, status] of [
+      ["HTTP/1.1 200 OK\r\n\r\n", 200],
+      ["HTTP/1.0 200\r\n\r\n", 200],
+      ["HTTP/1.1 200 \r\nA: b\r\nC:\r\n\r\nbody", 200],
+      ["HTTP/1.1 503 Über\xff\r\nX-Y: \t z \r\n\r\n", 503],
+    ] as const
+  ) {
+    assert.equal(await readStatus(bytes(head)), status);
+    for (let split = 0; split <= head.length; split++) assert.equal(await readStatus(bytes(head, split)), status);
+  }
+});
+
+test("readStatus() refuses anything else, saying what it saw", async () => {
+  for (
+    const head of [
+      "",
+      "HTTP/1.1 200 OK\r\n",
+      "HTTP/1.1 200 OK\n\n",
+      "HTTP/1.1 200OK\r\n\r\n",
+      "HTTP/1.1 2000 OK\r\n\r\n",
+      "HTTP/1.1 20 OK\r\n\r\n",
+      "HTTP/1.1 +20 OK\r\n\r\n",
+      "HTTP/1.1  200 OK\r\n\r\n",
+      "HTTP/2 200\r\n\r\n",
+      "HTTP/1.2 200 OK\r\n\r\n",
+      "http/1.1 200 OK\r\n\r\n",
+      " HTTP/1.1 200 OK\r\n\r\n",
+      "HTTP/1.1 200 O\0K\r\n\r\n",
+      "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+      "HTTP/1.1 200 OK\r\n folded: x\r\n\r\n",
+      "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+      "HTTP/1.1 200 OK\rA: b\r\n\r\n",
+      "SSH-2.0-OpenSSH_9.2\r\n",
+      "\x16\x03\x01\x02\x00\x01\x00",
+      `HTTP/1.1 200 OK\r\nA: ${"x".repeat(20_000)}\r\n\r\n`,
+    ]
+  ) {
+    for (const chunks of [bytes(head), bytes(head, 7)]) {
+      await assert.rejects(readStatus(chunks), (error: Error) => {
+        assert.match(error.message, /^sent no HTTP response head in \d+ bytes: "[ -~]*"$/);
+        assert.ok(error.message.length < 200);
+        return true;
+      });
+    }
+  }
+});
+
+// ── The probe, against servers that misbehave ──
+
+test("probe() takes a complete head with status 200 for health, and nothing else", async () => {
+  const answers: [string, (socket: Socket) => void, RegExp][] = [
+    ["nothing, and closes", (socket) => socket.end(), /sent no HTTP response head in 0 bytes: ""$/],
+    ["nothing, and waits", () => {}, /within PING_TIMEOUT_MS=400$/],
+    ["half a head, and waits", (socket) => socket.write("HTTP/1.1 200 OK\r\n"), /within PING_TIMEOUT_MS=400$/],
+    [
+      "half a head, and closes",
+      (socket) => socket.end("HTTP/1.1 200 OK\r\n"),
+      /in 17 bytes: "HTTP\/1.1 200 OK\\r\\n"$/,
+    ],
+    ["a reset", (socket) => socket.resetAndDestroy(), /reset|closed|head/i],
+    ["a drip", (socket) => {
+      const drip = setInterval(() => socket.write("HTTP/1.1 200 OK\r\nA: "), 20);
+      socket.on("close", () => clearInterval(drip));
+    }, /within PING_TIMEOUT_MS=400$|in \d+ bytes/],
+    ["a flood", (socket) => {
+      const flood = () => {
+        while (socket.writable && socket.write("HTTP/1.1 200 OK\r\nA: ".padEnd(65_536, "x"))) { /* until it is full */ }
+      };
+      socket.on("drain", flood);
+      flood();
+    }, /sent no HTTP response head in 16384 bytes/],
+    ["another protocol", (socket) => socket.write("SSH-2.0-OpenSSH_9.2\r\n"), /"SSH-2.0-OpenSSH_9.2\\r\\n"$/],
+    ["colours", (socket) => socket.end("\x1b[31mred\x9b"), /"\\u001b\[31mred\?+"$/],
+    ["an interim response", (socket) => socket.end("HTTP/1.1 100 Continue\r\n\r\n"), /answered 100$/],
+    ["204", (socket) => socket.end("HTTP/1.1 204 No Content\r\n\r\n"), /answered 204$/],
+    ["302", (socket) => socket.end("HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"), /answered 302$/],
+    ["503", (socket) => socket.end("HTTP/1.1 503 No\r\n\r\n"), /answered 503$/],
+  ];
+  await Promise.all(answers.map(([name, answer, seen]) =>
+    withFake(answer, async (port) => {
+      const startMs = performance.now();
+      await assert.rejects(probe(settings({ PORT: `${port}`, PING_TIMEOUT_MS: "400" })), (error: Error) => {
+        assert.match(error.message, seen, name);
+        assert.ok(error.message.startsWith(`unhealthy: http://127.0.0.1:${port}/healthz `), error.message);
+        assert.match(error.message, /^[ -~]{1,300}$/, name);
+        return true;
+      });
+      assert.ok(performance.now() - startMs < 2500, `${name} took ${performance.now() - startMs} ms`);
+    })
+  ));
+  await withFake((socket) => socket.write("HTTP/1.1 200 OK\r\n\r\nand a body that never ends"), async (port) => {
+    assert.equal(await probe(settings({ PORT: `${port}` })), `healthy: http://127.0.0.1:${port}/healthz answered 200`);
+  });
+});
+
+test("probe() says when nothing listens, and refuses a port that it cannot know", async () => {
+  const port = await freePort();
+  await assert.rejects(
+    probe(settings({ PORT: `${port}` })),
+    /^Error: unhealthy: http:\/\/127\.0\.0\.1:\d+\/healthz .*refused/i,
+  );
+  await assert.rejects(probe(settings({ HOST: "localhost", PORT: `${port}` })), /refused/i);
+  await assert.rejects(probe(settings({ PORT: "0" })), { message: /^Cannot probe PORT=0: / });
+});
+
+test("probe() sends one plain request, and reaches a wildcard on loopback of its family", async () => {
+  for (
+    const [listen, hosts] of [["127.0.0.1", ["0.0.0.0", "127.0.0.1", "localhost"]], ["::1", [
+      "::",
+      "0::0",
+      "::1",
+    ]]] as const
+  ) {
+    let request = "";
+    await withFake((socket) => {
+      request = "";
+      socket.on("data", (chunk) => {
+        request += chunk;
+        if (request.endsWith("\r\n\r\n")) socket.end("HTTP/1.1 200 OK\r\n\r\n");
+      });
+    }, async (port) => {
+      for (const HOST of hosts) {
+        await probe(settings({ HOST, PORT: `${port}` }));
+        const host = HOST === "localhost" ? HOST : listen === "::1" ? "[::1]" : listen;
+        assert.equal(request, `GET /healthz HTTP/1.1\r\nHost: ${host}:${port}\r\nConnection: close\r\n\r\n`);
+      }
+    }, listen);
+  }
+});
+
+// ── The program ──
+
+test("--help and --version print on standard output; anything else is refused, and serves nothing", async () => {
+  const { version } = JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8"));
+  assert.deepEqual(await run(["--version"]), { code: 0, stdout: `${version}\n`, stderr: "" });
+  const help = await run(["--help"]);
+  assert.deepEqual([help.code, help.stderr], [0, ""]);
+  for (const name of VARIABLES) assert.ok(help.stdout.includes(name), name);
+  for (const args of [["--pong"], ["--ping", "--ping"], ["--ping", "x"], ["serve"], [""], ["--ping=1"], ["-h"]]) {
+    const { code, stdout, stderr } = await run(args);
+    const stray = args.find((arg) => arg !== "--ping") ?? "--ping";
+    assert.deepEqual([code, stdout, stderr], [1, "", `Unexpected argument ${JSON.stringify(stray)}\n${help.stdout}`]);
+  }
+});
+
+test("a malformed setting ends the service and the probe with the same line", async () => {
+  for (const env of [{ PORT: "80abc" }, { HOST: "http://x" }, { ACCESS_LOG: "yes" }] as Env[]) {
+    const [name, value] = Object.entries(env)[0];
+    const [served, probed] = await Promise.all([run([], env), run(["--ping"], env)]);
+    assert.deepEqual(served, probed);
+    assert.equal(served.code, 1);
+    assert.equal(served.stdout, "");
+    assert.match(
+      served.stderr,
+      new RegExp(`^Cannot parse ${name} as it must be [^\n]+: current value is "${value}"\n$`),
+    );
+  }
+});
+
+test("an address that it cannot listen on is one line, and exit code 1", async () => {
+  await withFake(() => {}, async (port) => {
+    for (
+      const env of [
+        { HOST: "127.0.0.1", PORT: `${port}` },
+        { HOST: "localhost.invalid", PORT: "0" },
+        { HOST: "192.0.2.1", PORT: "0" }, // https://www.rfc-editor.org/rfc/rfc5737#section-3
+      ]
+    ) {
+      const { code, stdout, stderr } = await run([], env, RUN.map((option) => option === "-P" ? "-A" : option));
+      assert.deepEqual([code, stdout], [1, ""]);
+      assert.match(stderr, new RegExp(`^Cannot listen on ${env.HOST}:${env.PORT}: [^\n]+\n$`));
+    }
+  });
+});
+
+test("--ping is 0 for a healthy instance and 1 with a reason for the rest, whatever the environment says", async () => {
+  await withService({}, async ({ port, ping }) => {
+    const healthy = { code: 0, stdout: `healthy: http://127.0.0.1:${port}/healthz answered 200\n`, stderr: "" };
+    assert.deepEqual(await ping(), healthy);
+    const proxy = "http://127.0.0.1:1";
+    const misleading = {
+      HTTP_PROXY: proxy,
+      http_proxy: proxy,
+      ALL_PROXY: proxy,
+      NODE_USE_ENV_PROXY: "1",
+      NO_PROXY: "",
+    };
+    const { code, stdout } = await ping(misleading); // some versions of Node.js warn about what they are told to do
+    assert.deepEqual([code, stdout], [healthy.code, healthy.stdout]);
+    assert.deepEqual(await ping({ HOST: "0.0.0.0" }), healthy);
+  });
+  await withFake(() => {}, async (port) => {
+    const { code, stdout, stderr } = await run(["--ping"], { PORT: `${port}`, PING_TIMEOUT_MS: "200" });
+    assert.deepEqual([code, stdout], [1, ""]);
+    assert.match(stderr, /^unhealthy: http:\/\/127\.0\.0\.1:\d+\/healthz [^\n]+ within PING_TIMEOUT_MS=200\n$/);
+  });
+  const refused = await run(["--ping"], { PORT: "0" });
+  assert.deepEqual([refused.code, refused.stdout], [1, ""]);
+});
+
+test("nobody reading what it prints changes neither the probe's exit code nor the service's answers", async () => {
+  const port = await freePort();
+  const env = { HOST: "127.0.0.1", PORT: `${port}` };
+  for (const output of [">/dev/full", ">/dev/full 2>&1"]) {
+    const service = launch([...RUN, "main.ts"], env, { output });
+    try {
+      const startMs = performance.now();
+      for (let answered = false; !answered;) {
+        const client = new Client(port).get("/");
+        const answer = await client.until(/\n$/).catch(() => undefined);
+        answered = answer !== undefined;
+        client.socket.destroy();
+        assert.match(answer ?? "HTTP/1.1 200", /^HTTP\/1\.1 200/);
+        assert.ok(performance.now() - startMs < TEST_TIMEOUT_MS);
+      }
+      for (const unread of [">/dev/full", ">&-", ">/dev/full 2>&1"]) {
+        assert.equal((await run(["--ping"], env, RUN, unread)).code, 0);
+      }
+      service.kill("SIGTERM");
+      assert.equal(await service.exit, 0);
+    } finally {
+      service.kill("SIGKILL");
+      await service.exit;
+    }
+    for (const unread of [">/dev/full 2>&1", ">&- 2>&-"]) {
+      assert.equal((await run(["--ping"], env, RUN, unread)).code, 1);
+    }
+  }
+});
+
+test("it serves over IPv6, and the probe finds it on the wildcard", async () => {
+  for (const HOST of ["::1", "::"]) {
+    await withService({ HOST }, async ({ port, ping, stdout }) => {
+      assert.equal(stdout, `Listening on http://[${HOST}]:${port}\n`);
+      assert.equal((await ping()).stdout, `healthy: http://[::1]:${port}/healthz answered 200\n`);
+    });
+  }
+});
+
+// ── Stopping ──
+
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  test(`on ${signal} an idle service exits 0 at once`, async () => {
+    await withService({}, async (service) => {
+      const { port, kill, exit, ping } = service;
+      const idle = new Client(port).get("/healthz");
+      await idle.until(/\r\n\r\n/);
+      const silent = new Client(port);
+      const half = new Client(port).send("GET / HTTP/1.1\r\nHo");
+      const halfBody = new Client(port).send("POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf");
+      await halfBody.until(/404/);
+      assert.equal((await ping()).code, 0);
+      const startMs = performance.now();
+      kill(signal);
+      assert.equal(await exit, 0);
+      assert.ok(performance.now() - startMs < 900, `took ${performance.now() - startMs} ms`);
+      assert.equal(service.stderr, "");
+      for (const client of [idle, silent, half, halfBody]) await client.ended;
+    });
+  });
+}
+
+const SLOW = `let release = () => {};
+app.get("/slow", (c) => new Promise((resolve) => release = () => resolve(c.text("whole"))));
+app.get("/release", (c) => { release(); return c.text("ok"); });
+app.get("/elsewhere", () => Response.redirect("http://test/"));
+app.get("/large", () => new Response(new Uint8Array(20_000_000)));`;
+
+test("told to stop, it is unready at once, alive still, and closes connections as it answers", async () => {
+  await withRoutes({ DRAIN_DELAY_MS: "700" }, SLOW, async (service) => {
+    const { port, kill, exit, ping } = service;
+    const slow = new Client(port).get("/slow");
+    await new Client(port).get("/readyz").until(/ready"}$/);
+    const startMs = performance.now();
+    kill("SIGTERM");
+    await until(service, () => /^Draining, unfinished requests: 1$/m.exec(service.stdout));
+    assert.match(await new Client(port).get("/readyz").until(/}$/), /^HTTP\/1\.1 503 [^]*"draining"}$/);
+    assert.equal((await ping()).code, 0);
+    for (const path of ["/", "/elsewhere"]) {
+      assert.match(await new Client(port).get(path).until(/\r\n\r\n/), /\r\nconnection: close\r\n/i);
+    }
+    assert.equal(service.child.exitCode, null);
+    await new Client(port).get("/release").until(/ok$/);
+    await slow.ended;
+    assert.match(slow.received, /\r\nconnection: close\r\n[^]*whole$/i);
+    assert.equal(await exit, 0);
+    assert.ok(performance.now() - startMs >= 690, "the drain delay was cut short");
+  });
+});
+
+test("a request under way gets its whole response, and a new connection none", async () => {
+  await withRoutes({}, SLOW, async (service) => {
+    const { port, kill, child, exit } = service;
+    const slow = new Client(port).get("/slow");
+    await new Client(port).get("/").until(/own\n$/);
+    const release = new Client(port).send("GET /rel");
+    const large = new Client(port).get("/large");
+    await large.until(/\r\n\r\n/);
+    large.socket.pause();
+    kill("SIGTERM");
+    await until(service, () => /^Draining/m.exec(service.stdout));
+    for (let refused = false; !refused;) {
+      const late = new Client(port).get("/healthz");
+      await late.ended;
+      refused = late.received === "";
+    }
+    assert.equal(child.exitCode, null);
+    large.socket.resume();
+    await large.ended;
+    assert.equal(large.received.length - large.received.indexOf("\r\n\r\n") - 4, 20_000_000);
+    assert.equal(slow.received, "");
+    release.socket.destroy();
+    kill("SIGTERM");
+    assert.equal(await exit, 1);
+    assert.match(service.stderr, /^Cut by a second signal, unfinished requests: 1\n$/);
+  });
+});
+
+test("at the deadline it cuts what is left, says how many, and exits 1", async () => {
+  await withRoutes({ SHUTDOWN_TIMEOUT_MS: "300" }, SLOW, async (service) => {
+    const clients = [new Client(service.port).get("/slow"), new Client(service.port).get("/slow")];
+    await new Client(service.port).get("/").until(/own\n$/);
+    service.kill("SIGTERM");
+    assert.equal(await service.exit, 1);
+    assert.equal(service.stderr, "Cut after 300 ms, unfinished requests: 2\n");
+    for (const client of clients) await client.ended;
+  });
+});
+
+test("a second signal ends it at once, whichever it is", async () => {
+  for (const [first, second] of [["SIGTERM", "SIGTERM"], ["SIGINT", "SIGTERM"], ["SIGTERM", "SIGINT"]] as const) {
+    await withService({ DRAIN_DELAY_MS: "60000" }, async (service) => {
+      service.kill(first);
+      await until(service, () => /^Draining/m.exec(service.stdout));
+      service.kill(second);
+      assert.equal(await service.exit, 1);
+      assert.equal(service.stderr, "Cut by a second signal, unfinished requests: 0\n");
+    });
+  }
+});
+
+// ── Enemies ──
+
+test("what clients send neither ends it, nor shows a stack, nor is unfinished for ever", async () => {
+  const host = "Host: x\r\n";
+  const requests = [
+    "\r\n\r\n",
+    "GET\r\n\r\n",
+    "GET / HTTP/9.9\r\n\r\n",
+    "TRACE / HTTP/1.1\r\n" + host + "\r\n",
+    "CONNECT x:1 HTTP/1.1\r\n" + host + "\r\n",
+    "GET http://[::bad/ HTTP/1.1\r\n" + host + "\r\n",
+    "GET /%00%ff%zz HTTP/1.1\r\n" + host + "\r\n",
+    "GET /\xff HTTP/1.1\r\n" + host + "\r\n",
+    "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    `GET /${"a".repeat(100_000)} HTTP/1.1\r\n${host}\r\n`,
+    `GET / HTTP/1.1\r\n${host}${"A: b\r\n".repeat(10_000)}\r\n`,
+    "POST / HTTP/1.1\r\n" + host +
+    "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+    "POST / HTTP/1.1\r\n" + host + "Content-Length: 99999999999999999999\r\n\r\n",
+    "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\nZZ\r\n\r\n",
+    "GET / HTTP/1.1\r\n" + host + "Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "\x16\x03\x01\x02\x00\x01\x00",
+    ("GET / HTTP/1.1\r\n" + host + "\r\n").repeat(200),
+  ];
+  await withService({}, async (service) => {
+    for (const request of requests) {
+      for (const cut of [true, false]) {
+        const client = new Client(service.port);
+        await once(client.socket, "connect");
+        await new Promise((resolve) => client.socket.write(request, "latin1", resolve));
+        if (cut) client.socket.resetAndDestroy();
+        else {await Promise.race([
+            once(client.socket, "data").catch(() => {}),
+            client.ended,
+            new Promise((r) => setTimeout(r, 100)),
+          ]);}
+        client.socket.destroy();
+        assert.doesNotMatch(client.received, STACK);
+        await new Client(service.port).get("/healthz").until(/^HTTP\/1\.1 200/);
+      }
+    }
+    service.kill("SIGTERM");
+    assert.equal(await service.exit, 0, service.stderr);
+    assert.match(service.stdout, /^Draining, unfinished requests: 0$/m);
+    assert.doesNotMatch(service.stdout + service.stderr, STACK);
+  });
+});
+
+test("out of file descriptors it keeps its connections, and accepts again within a second of getting some", async () => {
+  await withService(
+    { ACCESS_LOG: "off" },
+    async ({ port, kill, exit }) => {
+      const first = new Client(port).get("/healthz");
+      await first.until(/\r\n\r\n/);
+      const clients = Array.from({ length: 120 }, () => new Client(port));
+      await Promise.all(
+        clients.map((client) => Promise.race([once(client.socket, "connect"), client.ended]).catch(() => {})),
+      );
+      await Promise.race(clients.map((client) => client.ended)); // some get none, so it has run out
+      first.received = "";
+      await first.get("/healthz").until(/^HTTP\/1\.1 200/);
+      for (const client of clients) client.socket.destroy();
+      const startMs = performance.now();
+      for (let answered = false; !answered;) {
+        const client = new Client(port).get("/healthz");
+        answered = await client.until(/^HTTP\/1\.1 200/).then(() => true, () => false);
+        client.socket.destroy();
+        assert.ok(performance.now() - startMs < 1000, "it did not recover within a second");
+        if (!answered) await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      first.received = "";
+      await first.get("/healthz").until(/^HTTP\/1\.1 200/);
+      kill("SIGTERM");
+      assert.equal(await exit, 0);
+    },
+    "main.ts",
+    "ulimit -n 64",
+  );
+});
+
+// ── The ways to start it ──
+
+test("importing main.ts does nothing", async () => {
+  const code = `await import("./main.ts"); console.log("imported");`;
+  const args = "Deno" in globalThis ? ["eval", code] : [...RUN, "--input-type=module", "-e", code];
+  const program = launch(args, { PORT: "malformed" });
+  assert.equal(await program.exit, 0, program.stderr);
+  assert.equal(program.stdout, "imported\n");
+});
+
+if ("Deno" in globalThis) {
+  test("without permissions and a terminal it says which flag to add", async () => {
+    const unset = await run(["--ping"], {}, ["run", "-q"]);
+    assert.deepEqual([unset.code, unset.stdout], [1, ""]);
+    assert.match(unset.stderr, /^[^\n]*env access to "PORT"[^\n]*--allow-env[^\n]*\n$/);
+    const unconnected = await run(["--ping"], {}, ["run", "-q", "--allow-env"]);
+    assert.deepEqual([unconnected.code, unconnected.stdout], [1, ""]);
+    assert.match(unconnected.stderr, /^[^\n]*net access to "127\.0\.0\.1:8080"[^\n]*--allow-net[^\n]*\n$/);
+  });
+
+  test("deno.json and package.json ask for the same versions", () => {
+    const read = (file: string) => JSON.parse(readFileSync(`${ROOT}/${file}`, "utf8"));
+    const { dependencies } = read("package.json");
+    const imports = Object.entries(dependencies).map(([name, range]) => [name, `npm:${name}@${range}`]);
+    assert.deepEqual(read("deno.json").imports, Object.fromEntries(imports));
+  });
+} else {
+  test("the tsx command serves, probes, passes signals on and leaves no process behind", async () => {
+    const tsx = [`${ROOT}/node_modules/tsx/dist/cli.mjs`];
+    const program = launch([...tsx, "main.ts"], { PORT: "0", HOST: "127.0.0.1" });
+    try {
+      const port = await until(program, () => /:(\d+)\n/.exec(program.stdout)?.[1]);
+      for (const name of ["main.ts", "./main.ts", `${ROOT}/main.ts`]) {
+        const probed = launch([...tsx, name, "--ping"], { PORT: port, HOST: "127.0.0.1" });
+        assert.equal(await probed.exit, 0, probed.stderr);
+        assert.equal(probed.stdout, `healthy: http://127.0.0.1:${port}/healthz answered 200\n`);
+      }
+      program.kill("SIGTERM");
+      assert.equal(await program.exit, 0);
+      await assert.rejects(new Client(Number(port)).until(/./));
+    } finally {
+      program.kill("SIGTERM");
+      await program.exit;
+    }
+  });
+}
