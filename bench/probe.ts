@@ -54,7 +54,9 @@ try {
   if (major > 22 || (major === 22 && minor >= 18)) {
     kinds.push([`node main.ts --ping (${version})`, [NODE, "main.ts", "--ping"], [NODE, empty]]);
   } else {
-    console.error(`Left out: node main.ts --ping, for which BENCH_NODE must name Node.js 22.18 or later (it is ${version})`);
+    console.error(
+      `Left out: node main.ts --ping, for which BENCH_NODE must name Node.js 22.18 or later (it is ${version})`,
+    );
   }
   console.log("| probe | CPU | an empty program | ratio |\n|---|---|---|---|");
   for (const [name, probe, nothing] of kinds) {
