@@ -1,191 +1,27 @@
 /** Run by `npm test`, under Node.js and under Deno: each runtime tests the program on itself. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { type AddressInfo, connect, createServer, type Socket } from "node:net";
-import process from "node:process";
+import { readFileSync } from "node:fs";
+import type { Socket } from "node:net";
 import { test } from "node:test";
-import { createApp, probe, readSettings, readStatus } from "./main.ts";
-
-const ROOT = import.meta.dirname!;
-const TEST_TIMEOUT_MS = 20_000;
-const [MAJOR, MINOR] = process.versions.node.split(".").map(Number);
-const RUN = "Deno" in globalThis
-  ? ["run", "-q", "-P"]
-  : MAJOR > 22 || (MAJOR === 22 && MINOR >= 18)
-  ? ["--disable-warning=ExperimentalWarning"]
-  : ["--import", "tsx"];
-const VARIABLES = ["PORT", "HOST", "PING_TIMEOUT_MS", "DRAIN_DELAY_MS", "SHUTDOWN_TIMEOUT_MS", "ACCESS_LOG"];
-
-type Env = Record<string, string>;
-const settings = (env: Env = {}) => readSettings((name) => env[name]);
-
-// ── Processes ──
-
-/** What the machine gives to a child, less what would set the service up. */
-function environment(env: Env): Env {
-  const inherited = Object.entries(process.env).filter(([name]) => !VARIABLES.includes(name));
-  return { ...Object.fromEntries(inherited) as Env, ...env };
-}
-
-interface Program {
-  child: ChildProcess;
-  kill: (signal: NodeJS.Signals) => void;
-  stdout: string;
-  stderr: string;
-  exit: Promise<number | null>;
-}
-
-/** Starts this runtime; `shell` is what a shell does first, or last to its standard output. */
-function launch(args: string[], env: Env, { before = ":", output = "" } = {}): Program {
-  // The path goes by a variable, for Deno would give all permissions to a child that it finds itself in.
-  const child = spawn("sh", ["-c", `${before}; exec "$RUNTIME" "$@" ${output}`, "sh", ...args], {
-    cwd: ROOT,
-    env: environment({ ...env, RUNTIME: process.execPath }),
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  const exit = once(child, "close").then(([code]) => code as number | null);
-  // Not kill(): Deno would then report the signal, whatever the exit code.
-  const kill = (signal: NodeJS.Signals) => {
-    if (child.exitCode === null && child.signalCode === null) process.kill(child.pid!, signal);
-  };
-  const program: Program = { child, kill, stdout: "", stderr: "", exit };
-  child.stdout!.on("data", (chunk) => program.stdout += chunk);
-  child.stderr!.on("data", (chunk) => program.stderr += chunk);
-  return program;
-}
-
-/** Runs the program to its end. */
-async function run(args: string[], env: Env = {}, options = RUN, output = "") {
-  const program = launch([...options, "main.ts", ...args], env, { output });
-  const timer = setTimeout(() => program.kill("SIGKILL"), TEST_TIMEOUT_MS);
-  const code = await program.exit;
-  clearTimeout(timer);
-  return { code, stdout: program.stdout, stderr: program.stderr };
-}
-
-/** Waits for something to come true, looking again whenever the program prints. */
-async function until<T>(program: Program, look: () => T | null | undefined): Promise<T> {
-  const aborter = new AbortController();
-  const timer = setTimeout(() => aborter.abort(), TEST_TIMEOUT_MS);
-  try {
-    for (;;) {
-      const found = look();
-      if (found) return found;
-      const { signal } = aborter;
-      await Promise.race([
-        once(program.child.stdout!, "data", { signal }),
-        once(program.child.stderr!, "data", { signal }),
-        program.exit.then((code) => Promise.reject(new Error(`exit ${code}: ${program.stdout}${program.stderr}`))),
-      ]);
-    }
-  } finally {
-    clearTimeout(timer);
-    aborter.abort();
-  }
-}
-
-/** Starts the service on a free port, and ends it whatever happens. */
-async function withService(
-  env: Env,
-  body: (service: Program & { port: number; ping: (env?: Env) => ReturnType<typeof run> }) => Promise<void>,
-  file = "main.ts",
-  before?: string,
-) {
-  const variables = { PORT: "0", HOST: "127.0.0.1", ...env };
-  const program = launch([...RUN, file], variables, { before });
-  try {
-    const port = Number(await until(program, () => /Listening on http:\/\/.+:(\d+)\n/.exec(program.stdout)?.[1]));
-    const ping = (more: Env = {}) => run(["--ping"], { ...variables, PORT: `${port}`, ...more });
-    await body(Object.assign(program, { port, ping }));
-  } finally {
-    program.kill("SIGKILL");
-    await program.exit;
-  }
-}
-
-/** As withService, with routes of one's own where main.ts says that they begin. */
-async function withRoutes(
-  env: Env,
-  routes: string,
-  body: Parameters<typeof withService>[1],
-) {
-  const folder = `${ROOT}/.test-${process.pid}-${Math.random().toString(36).slice(2)}`;
-  const source = readFileSync(`${ROOT}/main.ts`, "utf8");
-  assert.match(source, /YOUR ROUTES BEGIN HERE.*\n/);
-  try {
-    mkdirSync(folder);
-    writeFileSync(`${folder}/main.ts`, source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => `${line}${routes}\n`));
-    await withService(env, body, `${folder}/main.ts`);
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
-}
-
-// ── Sockets ──
-
-class Client {
-  socket: Socket;
-  received = "";
-  ended: Promise<void>;
-
-  constructor(port: number) {
-    this.socket = connect(port, "127.0.0.1");
-    this.socket.on("data", (chunk) => this.received += chunk);
-    this.socket.on("error", () => {});
-    this.ended = new Promise((resolve) => this.socket.once("close", () => resolve()));
-  }
-
-  send(text: string): this {
-    this.socket.write(text);
-    return this;
-  }
-
-  get(path: string): this {
-    return this.send(`GET ${path} HTTP/1.1\r\nHost: test\r\n\r\n`);
-  }
-
-  async until(pattern: RegExp): Promise<string> {
-    while (!pattern.test(this.received)) {
-      await Promise.race([
-        once(this.socket, "data"),
-        this.ended.then(() => Promise.reject(new Error(`closed after ${JSON.stringify(this.received)}`))),
-      ]);
-    }
-    return this.received;
-  }
-}
-
-/** A server that does with a connection what the test says. */
-async function withFake(
-  onConnection: (socket: Socket) => void,
-  body: (port: number) => Promise<void>,
-  host = "127.0.0.1",
-) {
-  const sockets = new Set<Socket>();
-  const server = createServer((socket) => {
-    sockets.add(socket.on("error", () => {}));
-    onConnection(socket);
-  });
-  server.listen(0, host);
-  await once(server, "listening");
-  try {
-    await body((server.address() as AddressInfo).port);
-  } finally {
-    for (const socket of sockets) socket.destroy();
-    server.close();
-  }
-}
-
-/** A port that nothing listens on. */
-async function freePort(): Promise<number> {
-  let free = 0;
-  await withFake(() => {}, (port) => Promise.resolve(void (free = port)));
-  return free;
-}
-
-const STACK = /^\s+at .+:\d+/m;
+import { createApp, probe, readStatus } from "./main.ts";
+import {
+  Client,
+  type Env,
+  freePort,
+  launch,
+  ROOT,
+  run,
+  SELF,
+  settings,
+  STACK,
+  TEST_TIMEOUT_MS,
+  until,
+  VARIABLES,
+  withFake,
+  withRoutes,
+  withService,
+} from "./tests/harness.ts";
 
 // ── Settings ──
 
@@ -439,8 +275,12 @@ test("readStatus() refuses anything else, saying what it saw", async () => {
 test("probe() takes a complete head with status 200 for health, and nothing else", async () => {
   const answers: [string, (socket: Socket) => void, RegExp][] = [
     ["nothing, and closes", (socket) => socket.end(), /sent no HTTP response head in 0 bytes: ""$/],
-    ["nothing, and waits", () => {}, /within PING_TIMEOUT_MS=400$/],
-    ["half a head, and waits", (socket) => socket.write("HTTP/1.1 200 OK\r\n"), /within PING_TIMEOUT_MS=400$/],
+    ["nothing, and waits", () => {}, /gave no HTTP response head within PING_TIMEOUT_MS=400$/],
+    [
+      "half a head, and waits",
+      (socket) => socket.write("HTTP/1.1 200 OK\r\n"),
+      /gave no HTTP response head within PING_TIMEOUT_MS=400$/,
+    ],
     [
       "half a head, and closes",
       (socket) => socket.end("HTTP/1.1 200 OK\r\n"),
@@ -555,7 +395,9 @@ test("an address that it cannot listen on is one line, and exit code 1", async (
         { HOST: "192.0.2.1", PORT: "0" }, // https://www.rfc-editor.org/rfc/rfc5737#section-3
       ]
     ) {
-      const { code, stdout, stderr } = await run([], env, RUN.map((option) => option === "-P" ? "-A" : option));
+      const { code, stdout, stderr } = await run([], env, {
+        runtime: { ...SELF, options: SELF.options.map((o) => o === "-P" ? "-A" : o) },
+      });
       assert.deepEqual([code, stdout], [1, ""]);
       assert.match(stderr, new RegExp(`^Cannot listen on ${env.HOST}:${env.PORT}: [^\n]+\n$`));
     }
@@ -581,7 +423,10 @@ test("--ping is 0 for a healthy instance and 1 with a reason for the rest, whate
   await withFake(() => {}, async (port) => {
     const { code, stdout, stderr } = await run(["--ping"], { PORT: `${port}`, PING_TIMEOUT_MS: "200" });
     assert.deepEqual([code, stdout], [1, ""]);
-    assert.match(stderr, /^unhealthy: http:\/\/127\.0\.0\.1:\d+\/healthz [^\n]+ within PING_TIMEOUT_MS=200\n$/);
+    assert.match(
+      stderr,
+      /^unhealthy: http:\/\/127\.0\.0\.1:\d+\/healthz gave no HTTP response head within PING_TIMEOUT_MS=200\n$/,
+    );
   });
   const refused = await run(["--ping"], { PORT: "0" });
   assert.deepEqual([refused.code, refused.stdout], [1, ""]);
@@ -591,7 +436,7 @@ test("nobody reading what it prints changes neither the probe's exit code nor th
   const port = await freePort();
   const env = { HOST: "127.0.0.1", PORT: `${port}` };
   for (const output of [">/dev/full", ">/dev/full 2>&1"]) {
-    const service = launch([...RUN, "main.ts"], env, { output });
+    const service = launch([...SELF.options, "main.ts"], env, { output });
     try {
       const startMs = performance.now();
       for (let answered = false; !answered;) {
@@ -603,7 +448,7 @@ test("nobody reading what it prints changes neither the probe's exit code nor th
         assert.ok(performance.now() - startMs < TEST_TIMEOUT_MS);
       }
       for (const unread of [">/dev/full", ">&-", ">/dev/full 2>&1"]) {
-        assert.equal((await run(["--ping"], env, RUN, unread)).code, 0);
+        assert.equal((await run(["--ping"], env, { output: unread })).code, 0);
       }
       service.kill("SIGTERM");
       assert.equal(await service.exit, 0);
@@ -612,7 +457,7 @@ test("nobody reading what it prints changes neither the probe's exit code nor th
       await service.exit;
     }
     for (const unread of [">/dev/full 2>&1", ">&- 2>&-"]) {
-      assert.equal((await run(["--ping"], env, RUN, unread)).code, 1);
+      assert.equal((await run(["--ping"], env, { output: unread })).code, 1);
     }
   }
 });
@@ -805,8 +650,7 @@ test("out of file descriptors it keeps its connections, and accepts again within
       kill("SIGTERM");
       assert.equal(await exit, 0);
     },
-    "main.ts",
-    "ulimit -n 64",
+    { before: "ulimit -n 64" },
   );
 });
 
@@ -814,7 +658,7 @@ test("out of file descriptors it keeps its connections, and accepts again within
 
 test("importing main.ts does nothing", async () => {
   const code = `await import("./main.ts"); console.log("imported");`;
-  const args = "Deno" in globalThis ? ["eval", code] : [...RUN, "--input-type=module", "-e", code];
+  const args = "Deno" in globalThis ? ["eval", code] : [...SELF.options, "--input-type=module", "-e", code];
   const program = launch(args, { PORT: "malformed" });
   assert.equal(await program.exit, 0, program.stderr);
   assert.equal(program.stdout, "imported\n");
@@ -822,10 +666,10 @@ test("importing main.ts does nothing", async () => {
 
 if ("Deno" in globalThis) {
   test("without permissions and a terminal it says which flag to add", async () => {
-    const unset = await run(["--ping"], {}, ["run", "-q"]);
+    const unset = await run(["--ping"], {}, { runtime: { ...SELF, options: ["run", "-q"] } });
     assert.deepEqual([unset.code, unset.stdout], [1, ""]);
     assert.match(unset.stderr, /^[^\n]*env access to "PORT"[^\n]*--allow-env[^\n]*\n$/);
-    const unconnected = await run(["--ping"], {}, ["run", "-q", "--allow-env"]);
+    const unconnected = await run(["--ping"], {}, { runtime: { ...SELF, options: ["run", "-q", "--allow-env"] } });
     assert.deepEqual([unconnected.code, unconnected.stdout], [1, ""]);
     assert.match(unconnected.stderr, /^[^\n]*net access to "127\.0\.0\.1:8080"[^\n]*--allow-net[^\n]*\n$/);
   });

@@ -184,8 +184,8 @@ export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<st
     if (status === 200) return `healthy: ${url} answered ${status}`;
     throw new Error(`answered ${status}`);
   } catch (error) {
-    const limit = deadline.aborted ? ` within PING_TIMEOUT_MS=${pingTimeoutMs}` : "";
-    throw new Error(`unhealthy: ${url} ${cause(error)}${limit}`);
+    const seen = deadline.aborted ? `gave no HTTP response head within PING_TIMEOUT_MS=${pingTimeoutMs}` : cause(error);
+    throw new Error(`unhealthy: ${url} ${seen}`);
   }
 }
 

@@ -1,0 +1,207 @@
+/** What the tests share: starting the program on a runtime, and talking to it. */
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import process from "node:process";
+import { readSettings } from "../main.ts";
+
+export const ROOT = `${import.meta.dirname}/..`;
+export const TEST_TIMEOUT_MS = 20_000;
+/** A runtime and the options with which it runs main.ts. */
+export interface Runtime {
+  name: string;
+  path: string;
+  options: string[];
+}
+
+const [MAJOR, MINOR] = process.versions.node.split(".").map(Number);
+/** The runtime that runs the tests. */
+export const SELF: Runtime = "Deno" in globalThis
+  ? { name: "Deno", path: process.execPath, options: ["run", "-q", "-P"] }
+  : MAJOR > 22 || (MAJOR === 22 && MINOR >= 18)
+  ? { name: `Node.js ${MAJOR}`, path: process.execPath, options: ["--disable-warning=ExperimentalWarning"] }
+  : { name: "tsx", path: process.execPath, options: ["--import", "tsx"] };
+export const VARIABLES = ["PORT", "HOST", "PING_TIMEOUT_MS", "DRAIN_DELAY_MS", "SHUTDOWN_TIMEOUT_MS", "ACCESS_LOG"];
+
+export type Env = Record<string, string>;
+export const settings = (env: Env = {}) => readSettings((name) => env[name]);
+
+// ── Processes ──
+
+/** What the machine gives to a child, less what would set the service up. */
+function environment(env: Env): Env {
+  const inherited = Object.entries(process.env).filter(([name]) => !VARIABLES.includes(name));
+  return { ...Object.fromEntries(inherited) as Env, ...env };
+}
+
+export interface Program {
+  child: ChildProcess;
+  kill: (signal: NodeJS.Signals) => void;
+  stdout: string;
+  stderr: string;
+  exit: Promise<number | null>;
+}
+
+interface Start {
+  runtime?: Runtime;
+  /** What a shell does first. */
+  before?: string;
+  /** Where the shell sends what the program prints. */
+  output?: string;
+}
+
+/** Starts a runtime with arguments of one's own. */
+export function launch(args: string[], env: Env, { runtime = SELF, before = ":", output = "" }: Start = {}): Program {
+  // The path goes by a variable, for Deno would give all permissions to a child that it finds itself in.
+  const child = spawn("sh", ["-c", `${before}; exec "$RUNTIME" "$@" ${output}`, "sh", ...args], {
+    cwd: ROOT,
+    env: environment({ ...env, RUNTIME: runtime.path }),
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const exit = once(child, "close").then(([code]) => code as number | null);
+  // Not child.kill(): Deno would then report the signal, whatever the exit code.
+  const kill = (signal: NodeJS.Signals) => {
+    if (child.exitCode === null && child.signalCode === null) process.kill(child.pid!, signal);
+  };
+  const program: Program = { child, kill, stdout: "", stderr: "", exit };
+  child.stdout!.on("data", (chunk) => program.stdout += chunk);
+  child.stderr!.on("data", (chunk) => program.stderr += chunk);
+  return program;
+}
+
+/** Runs the program to its end. */
+export async function run(args: string[], env: Env = {}, start: Start = {}) {
+  const { options } = start.runtime ?? SELF;
+  const program = launch([...options, "main.ts", ...args], env, start);
+  const timer = setTimeout(() => program.kill("SIGKILL"), TEST_TIMEOUT_MS);
+  const code = await program.exit;
+  clearTimeout(timer);
+  return { code, stdout: program.stdout, stderr: program.stderr };
+}
+
+/** Waits for something to come true, looking again whenever the program prints. */
+export async function until<T>(program: Program, look: () => T | null | undefined): Promise<T> {
+  const aborter = new AbortController();
+  const timer = setTimeout(() => aborter.abort(), TEST_TIMEOUT_MS);
+  try {
+    for (;;) {
+      const found = look();
+      if (found) return found;
+      const { signal } = aborter;
+      await Promise.race([
+        once(program.child.stdout!, "data", { signal }),
+        once(program.child.stderr!, "data", { signal }),
+        program.exit.then((code) => Promise.reject(new Error(`exit ${code}: ${program.stdout}${program.stderr}`))),
+      ]);
+    }
+  } finally {
+    clearTimeout(timer);
+    aborter.abort();
+  }
+}
+
+export type Service = Program & { port: number; ping: (env?: Env) => ReturnType<typeof run> };
+
+/** Starts the service on a free port, and ends it whatever happens. */
+export async function withService(
+  env: Env,
+  body: (service: Service) => Promise<void>,
+  { file = "main.ts", ...start }: Start & { file?: string } = {},
+) {
+  const { runtime = SELF } = start;
+  const variables = { PORT: "0", HOST: "127.0.0.1", ...env };
+  const program = launch([...runtime.options, file], variables, start);
+  try {
+    const port = Number(await until(program, () => /Listening on http:\/\/.+:(\d+)\n/.exec(program.stdout)?.[1]));
+    const ping = (more: Env = {}) => run(["--ping"], { ...variables, PORT: `${port}`, ...more }, { runtime });
+    await body(Object.assign(program, { port, ping }));
+  } finally {
+    program.kill("SIGKILL");
+    await program.exit;
+  }
+}
+
+/** As withService, with routes of one's own where main.ts says that they begin. */
+export async function withRoutes(
+  env: Env,
+  routes: string,
+  body: (service: Service) => Promise<void>,
+  start: Start = {},
+) {
+  const folder = `${ROOT}/.test-${process.pid}-${Math.random().toString(36).slice(2)}`;
+  const source = readFileSync(`${ROOT}/main.ts`, "utf8");
+  assert.match(source, /YOUR ROUTES BEGIN HERE.*\n/);
+  try {
+    mkdirSync(folder);
+    writeFileSync(`${folder}/main.ts`, source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => `${line}${routes}\n`));
+    await withService(env, body, { ...start, file: `${folder}/main.ts` });
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+// ── Sockets ──
+
+export class Client {
+  socket: Socket;
+  received = "";
+  ended: Promise<void>;
+
+  constructor(port: number) {
+    this.socket = connect(port, "127.0.0.1");
+    this.socket.on("data", (chunk) => this.received += chunk);
+    this.socket.on("error", () => {});
+    this.ended = new Promise((resolve) => this.socket.once("close", () => resolve()));
+  }
+
+  send(text: string): this {
+    this.socket.write(text);
+    return this;
+  }
+
+  get(path: string): this {
+    return this.send(`GET ${path} HTTP/1.1\r\nHost: test\r\n\r\n`);
+  }
+
+  async until(pattern: RegExp): Promise<string> {
+    while (!pattern.test(this.received)) {
+      await Promise.race([
+        once(this.socket, "data"),
+        this.ended.then(() => Promise.reject(new Error(`closed after ${JSON.stringify(this.received)}`))),
+      ]);
+    }
+    return this.received;
+  }
+}
+
+/** A server that does with a connection what the test says. */
+export async function withFake(
+  onConnection: (socket: Socket) => void,
+  body: (port: number) => Promise<void>,
+  host = "127.0.0.1",
+) {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket.on("error", () => {}));
+    onConnection(socket);
+  });
+  server.listen(0, host);
+  await once(server, "listening");
+  try {
+    await body((server.address() as AddressInfo).port);
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+  }
+}
+
+/** A port that nothing listens on. */
+export async function freePort(): Promise<number> {
+  let free = 0;
+  await withFake(() => {}, (port) => Promise.resolve(void (free = port)));
+  return free;
+}
+
+export const STACK = /^\s+at .+:\d+/m;
