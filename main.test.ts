@@ -1,8 +1,6 @@
 /** Run by `npm test`, under Node.js and under Deno: each runtime tests the program on itself. */
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import type { Socket } from "node:net";
 import { test } from "node:test";
 import { createApp, probe, readStatus } from "./main.ts";
 import {
@@ -14,13 +12,13 @@ import {
   run,
   SELF,
   settings,
-  STACK,
   TEST_TIMEOUT_MS,
   until,
   VARIABLES,
   withFake,
   withRoutes,
   withService,
+  WRONG_ANSWERS,
 } from "./tests/harness.ts";
 
 // ── Settings ──
@@ -273,39 +271,7 @@ test("readStatus() refuses anything else, saying what it saw", async () => {
 // ── The probe, against servers that misbehave ──
 
 test("probe() takes a complete head with status 200 for health, and nothing else", async () => {
-  const answers: [string, (socket: Socket) => void, RegExp][] = [
-    ["nothing, and closes", (socket) => socket.end(), /sent no HTTP response head in 0 bytes: ""$/],
-    ["nothing, and waits", () => {}, /gave no HTTP response head within PING_TIMEOUT_MS=400$/],
-    [
-      "half a head, and waits",
-      (socket) => socket.write("HTTP/1.1 200 OK\r\n"),
-      /gave no HTTP response head within PING_TIMEOUT_MS=400$/,
-    ],
-    [
-      "half a head, and closes",
-      (socket) => socket.end("HTTP/1.1 200 OK\r\n"),
-      /in 17 bytes: "HTTP\/1.1 200 OK\\r\\n"$/,
-    ],
-    ["a reset", (socket) => socket.resetAndDestroy(), /reset|closed|head/i],
-    ["a drip", (socket) => {
-      const drip = setInterval(() => socket.write("HTTP/1.1 200 OK\r\nA: "), 20);
-      socket.on("close", () => clearInterval(drip));
-    }, /within PING_TIMEOUT_MS=400$|in \d+ bytes/],
-    ["a flood", (socket) => {
-      const flood = () => {
-        while (socket.writable && socket.write("HTTP/1.1 200 OK\r\nA: ".padEnd(65_536, "x"))) { /* until it is full */ }
-      };
-      socket.on("drain", flood);
-      flood();
-    }, /sent no HTTP response head in 16384 bytes/],
-    ["another protocol", (socket) => socket.write("SSH-2.0-OpenSSH_9.2\r\n"), /"SSH-2.0-OpenSSH_9.2\\r\\n"$/],
-    ["colours", (socket) => socket.end("\x1b[31mred\x9b"), /"\\u001b\[31mred\?+"$/],
-    ["an interim response", (socket) => socket.end("HTTP/1.1 100 Continue\r\n\r\n"), /answered 100$/],
-    ["204", (socket) => socket.end("HTTP/1.1 204 No Content\r\n\r\n"), /answered 204$/],
-    ["302", (socket) => socket.end("HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"), /answered 302$/],
-    ["503", (socket) => socket.end("HTTP/1.1 503 No\r\n\r\n"), /answered 503$/],
-  ];
-  await Promise.all(answers.map(([name, answer, seen]) =>
+  await Promise.all(WRONG_ANSWERS.map(([name, answer, seen]) =>
     withFake(answer, async (port) => {
       const startMs = performance.now();
       await assert.rejects(probe(settings({ PORT: `${port}`, PING_TIMEOUT_MS: "400" })), (error: Error) => {
@@ -571,87 +537,6 @@ test("a second signal ends it at once, whichever it is", async () => {
       assert.equal(service.stderr, "Cut by a second signal, unfinished requests: 0\n");
     });
   }
-});
-
-// ── Enemies ──
-
-test("what clients send neither ends it, nor shows a stack, nor is unfinished for ever", async () => {
-  const host = "Host: x\r\n";
-  const requests = [
-    "\r\n\r\n",
-    "GET\r\n\r\n",
-    "GET / HTTP/9.9\r\n\r\n",
-    "TRACE / HTTP/1.1\r\n" + host + "\r\n",
-    "CONNECT x:1 HTTP/1.1\r\n" + host + "\r\n",
-    "GET http://[::bad/ HTTP/1.1\r\n" + host + "\r\n",
-    "GET /%00%ff%zz HTTP/1.1\r\n" + host + "\r\n",
-    "GET /\xff HTTP/1.1\r\n" + host + "\r\n",
-    "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
-    "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
-    `GET /${"a".repeat(100_000)} HTTP/1.1\r\n${host}\r\n`,
-    `GET / HTTP/1.1\r\n${host}${"A: b\r\n".repeat(10_000)}\r\n`,
-    "POST / HTTP/1.1\r\n" + host +
-    "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-    "POST / HTTP/1.1\r\n" + host + "Content-Length: 99999999999999999999\r\n\r\n",
-    "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\nZZ\r\n\r\n",
-    "GET / HTTP/1.1\r\n" + host + "Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
-    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "\x16\x03\x01\x02\x00\x01\x00",
-    ("GET / HTTP/1.1\r\n" + host + "\r\n").repeat(200),
-  ];
-  await withService({}, async (service) => {
-    for (const request of requests) {
-      for (const cut of [true, false]) {
-        const client = new Client(service.port);
-        await once(client.socket, "connect");
-        await new Promise((resolve) => client.socket.write(request, "latin1", resolve));
-        if (cut) client.socket.resetAndDestroy();
-        else {await Promise.race([
-            once(client.socket, "data").catch(() => {}),
-            client.ended,
-            new Promise((r) => setTimeout(r, 100)),
-          ]);}
-        client.socket.destroy();
-        assert.doesNotMatch(client.received, STACK);
-        await new Client(service.port).get("/healthz").until(/^HTTP\/1\.1 200/);
-      }
-    }
-    service.kill("SIGTERM");
-    assert.equal(await service.exit, 0, service.stderr);
-    assert.match(service.stdout, /^Draining, unfinished requests: 0$/m);
-    assert.doesNotMatch(service.stdout + service.stderr, STACK);
-  });
-});
-
-test("out of file descriptors it keeps its connections, and accepts again within a second of getting some", async () => {
-  await withService(
-    { ACCESS_LOG: "off" },
-    async ({ port, kill, exit }) => {
-      const first = new Client(port).get("/healthz");
-      await first.until(/\r\n\r\n/);
-      const clients = Array.from({ length: 120 }, () => new Client(port));
-      await Promise.all(
-        clients.map((client) => Promise.race([once(client.socket, "connect"), client.ended]).catch(() => {})),
-      );
-      await Promise.race(clients.map((client) => client.ended)); // some get none, so it has run out
-      first.received = "";
-      await first.get("/healthz").until(/^HTTP\/1\.1 200/);
-      for (const client of clients) client.socket.destroy();
-      const startMs = performance.now();
-      for (let answered = false; !answered;) {
-        const client = new Client(port).get("/healthz");
-        answered = await client.until(/^HTTP\/1\.1 200/).then(() => true, () => false);
-        client.socket.destroy();
-        assert.ok(performance.now() - startMs < 1000, "it did not recover within a second");
-        if (!answered) await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-      first.received = "";
-      await first.get("/healthz").until(/^HTTP\/1\.1 200/);
-      kill("SIGTERM");
-      assert.equal(await exit, 0);
-    },
-    { before: "ulimit -n 64" },
-  );
 });
 
 // ── The ways to start it ──

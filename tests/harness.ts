@@ -205,3 +205,37 @@ export async function freePort(): Promise<number> {
 }
 
 export const STACK = /^\s+at .+:\d+/m;
+
+/** Servers that a probe must not take for healthy: what they do with a connection, and what the probe says of it. */
+export const WRONG_ANSWERS: [string, (socket: Socket) => void, RegExp][] = [
+  ["nothing, and closes", (socket) => socket.end(), /sent no HTTP response head in 0 bytes: ""$/],
+  ["nothing, and waits", () => {}, /gave no HTTP response head within PING_TIMEOUT_MS=\d+$/],
+  [
+    "half a head, and waits",
+    (socket) => socket.write("HTTP/1.1 200 OK\r\n"),
+    /gave no HTTP response head within PING_TIMEOUT_MS=\d+$/,
+  ],
+  [
+    "half a head, and closes",
+    (socket) => socket.end("HTTP/1.1 200 OK\r\n"),
+    /in 17 bytes: "HTTP\/1.1 200 OK\\r\\n"$/,
+  ],
+  ["a reset", (socket) => socket.resetAndDestroy(), /reset|closed|head/i],
+  ["a drip", (socket) => {
+    const drip = setInterval(() => socket.write("HTTP/1.1 200 OK\r\nA: "), 20);
+    socket.on("close", () => clearInterval(drip));
+  }, /within PING_TIMEOUT_MS=\d+$|in \d+ bytes/],
+  ["a flood", (socket) => {
+    const flood = () => {
+      while (socket.writable && socket.write("HTTP/1.1 200 OK\r\nA: ".padEnd(65_536, "x"))) { /* until it is full */ }
+    };
+    socket.on("drain", flood);
+    flood();
+  }, /sent no HTTP response head in 16384 bytes/],
+  ["another protocol", (socket) => socket.write("SSH-2.0-OpenSSH_9.2\r\n"), /"SSH-2.0-OpenSSH_9.2\\r\\n"$/],
+  ["colours", (socket) => socket.end("\x1b[31mred\x9b"), /"\\u001b\[31mred\?+"$/],
+  ["an interim response", (socket) => socket.end("HTTP/1.1 100 Continue\r\n\r\n"), /answered 100$/],
+  ["204", (socket) => socket.end("HTTP/1.1 204 No Content\r\n\r\n"), /answered 204$/],
+  ["302", (socket) => socket.end("HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"), /answered 302$/],
+  ["503", (socket) => socket.end("HTTP/1.1 503 No\r\n\r\n"), /answered 503$/],
+];
