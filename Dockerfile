@@ -48,7 +48,7 @@ ENTRYPOINT ["/bin/node", "/heartbeat/main.js"]
 HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \
   CMD ["/bin/node", "/heartbeat/main.js", "--ping"]
 
-FROM base
+FROM base AS deno
 # The update check would double the cost of a probe.
 ENV DENO_NO_UPDATE_CHECK=1
 COPY --from=deno-files /files /
