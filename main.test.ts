@@ -196,14 +196,20 @@ test("a handler that throws answers a generic 500 and logs the detail", async ()
   }
 });
 
-test("a handler that throws Hono's HTTPException answers what that says", async () => {
+test("a handler that throws Hono's HTTPException answers what that says of a client's fault, and hides the service's", async () => {
   const { HTTPException } = await import("hono/http-exception");
-  await withApp(async (ask, _printed, app) => {
+  await withApp(async (ask, printed, app) => {
     app.get("/secret", () => {
       throw new HTTPException(401, { message: "who are you?" });
     });
+    app.get("/fault", () => {
+      throw new HTTPException(503, { message: "the password is" });
+    });
     const response = await ask("/secret");
     assert.deepEqual([response.status, await response.text()], [401, "who are you?"]);
+    const fault = await ask("/fault");
+    assert.deepEqual([fault.status, await fault.json()], [500, { error: "Internal Server Error" }]);
+    assert.match(printed.find((line) => line.includes("password")) ?? "", /"path":"\/fault"/);
   });
 });
 
@@ -491,6 +497,10 @@ test("told to stop, it is unready at once, alive still, and closes connections a
 test("a request under way gets its whole response, and a new connection none", async () => {
   await withRoutes({}, SLOW, async (service) => {
     const { port, kill, child, exit } = service;
+    for (const body of ["whole body", "half"]) { // neither of which any route reads
+      const unread = new Client(port).send(`POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n${body}`);
+      await unread.until(/404/);
+    }
     const slow = new Client(port).get("/slow");
     await new Client(port).get("/").until(/own\n$/);
     const release = new Client(port).send("GET /rel");
@@ -559,6 +569,14 @@ if ("Deno" in globalThis) {
     assert.match(unconnected.stderr, /^[^\n]*net access to "127\.0\.0\.1:8080"[^\n]*--allow-net[^\n]*\n$/);
   });
 
+  test("deno task ping probes", async () => {
+    await withService({}, async ({ port }) => {
+      const program = launch(["task", "--quiet", "ping"], { HOST: "127.0.0.1", PORT: `${port}` });
+      assert.equal(await program.exit, 0, program.stderr);
+      assert.equal(program.stdout, `healthy: http://127.0.0.1:${port}/healthz answered 200\n`);
+    });
+  });
+
   test("deno.json and package.json ask for the same versions", () => {
     const read = (file: string) => JSON.parse(readFileSync(`${ROOT}/${file}`, "utf8"));
     const { dependencies } = read("package.json");
@@ -571,7 +589,7 @@ if ("Deno" in globalThis) {
     const program = launch([...tsx, "main.ts"], { PORT: "0", HOST: "127.0.0.1" });
     try {
       const port = await until(program, () => /:(\d+)\n/.exec(program.stdout)?.[1]);
-      for (const name of ["main.ts", "./main.ts", `${ROOT}/main.ts`]) {
+      for (const name of ["main.ts", "./main.ts", "main", `${ROOT}/main.ts`]) {
         const probed = launch([...tsx, name, "--ping"], { PORT: port, HOST: "127.0.0.1" });
         assert.equal(await probed.exit, 0, probed.stderr);
         assert.equal(probed.stdout, `healthy: http://127.0.0.1:${port}/healthz answered 200\n`);

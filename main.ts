@@ -13,7 +13,7 @@ import type { Context, Hono } from "hono";
 const VERSION = "1.0.0";
 /** The longest delay a timer takes; a longer one would fire at once. */
 const TIMER_LIMIT_MS = 2_147_483_647;
-/** Between attempts to listen again, and for the last bytes of an answer to leave. */
+/** Between two attempts to listen again. */
 const PAUSE_MS = 250;
 /** As much of an answer as the probe reads; Node.js sets its requests the same limit. */
 const HEAD_LIMIT_BYTES = 16_384;
@@ -49,7 +49,8 @@ export function readSettings(env: (name: string) => string | undefined) {
   };
   const integer = (name: string, fallback: string, least: number, most = TIMER_LIMIT_MS) =>
     Number(read(name, fallback, `an integer from ${least} to ${most}`, (text) => {
-      return /^(0|[1-9]\d*)$/.test(text) && Number(text) >= least && Number(text) <= most;
+      const value = parseInt(text);
+      return `${value}` === text && value >= least && value <= most;
     }));
   return {
     port: integer("PORT", "8080", 0, 65_535),
@@ -63,10 +64,9 @@ export function readSettings(env: (name: string) => string | undefined) {
 
 /** Whether the URL parser takes a text for a host as it stands: https://url.spec.whatwg.org/#host-parsing */
 function isHost(text: string): boolean {
-  const isIpv6 = text.includes(":");
-  const url = `http://${isIpv6 ? `[${text}]` : text}`;
+  const url = `http://${bracketed(text)}`;
   if (!URL.canParse(url)) return false;
-  return isIpv6 ? /^[\da-f:.]+$/i.test(text) : new URL(url).host === text.toLowerCase();
+  return text.includes(":") ? /^[\da-f:.]+$/i.test(text) : new URL(url).host === text.toLowerCase();
 }
 
 // ── The service ──
@@ -111,7 +111,10 @@ export async function createApp(accessLog: boolean, isDraining: () => boolean): 
   // ════════ YOUR ROUTES END HERE ════════
 
   app.notFound((c) => c.json({ error: "Not Found" }, 404));
-  app.onError((error, c) => "getResponse" in error ? error.getResponse() : fail(error, c));
+  app.onError((error, c) => {
+    const response = "getResponse" in error && error.getResponse();
+    return response && response.status < 500 ? response : fail(error, c);
+  });
   return app;
 }
 
@@ -122,45 +125,57 @@ export async function createApp(accessLog: boolean, isDraining: () => boolean): 
  * @throws {Error} in one line that names the address, if it cannot listen there
  */
 async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings): Promise<number> {
-  const underWay = new Set<Promise<void>>();
-  let draining = false;
+  let underWay = 0;
+  let isDraining = false;
   const stopped = new Promise<void>((resolve) => {
     const stop = () => {
-      if (draining) {
-        print(`Cut by a second signal, unfinished requests: ${underWay.size}`, console.error);
+      if (isDraining) {
+        print(`Cut by a second signal, unfinished requests: ${underWay}`, console.error);
         runtime.exit(1);
       }
-      print(`Draining, unfinished requests: ${underWay.size}`);
-      draining = true;
+      print(`Draining, unfinished requests: ${underWay}`);
+      isDraining = true;
       resolve();
     };
     runtime.onSignal("SIGTERM", stop);
     runtime.onSignal("SIGINT", stop);
   });
-  const app = await createApp(accessLog, () => draining);
-  const listener = await runtime.listen(host, port, async (request, sent) => {
-    const settled = sent.catch(() => {}).finally(() => underWay.delete(settled));
-    underWay.add(settled);
-    const response = await app.fetch(request);
-    if (!draining) return response;
+
+  const app = await createApp(accessLog, () => isDraining);
+  let onAnswered = () => {};
+  const close = (response: Response) => {
+    if (!isDraining) return response;
     const last = new Response(response.body, response); // the headers of some responses are immutable
     last.headers.set("Connection", "close");
     return last;
-  }).catch((error) => {
+  };
+  const service: Service = {
+    answer(request) {
+      underWay++;
+      const response = app.fetch(request);
+      return response instanceof Promise ? response.then(close) : close(response);
+    },
+    sent() {
+      if (--underWay === 0) onAnswered();
+    },
+  };
+  const listener = await runtime.listen(host, port, service).catch((error) => {
     throw new Error(`Cannot listen on ${authority(host, port)}: ${cause(error)}`);
   });
   print(`Listening on http://${authority(host, listener.port)}`);
 
   await stopped;
   await sleep(drainDelayMs);
-  const deadline = sleep(shutdownTimeoutMs).then(() => true);
-  const answered = async () => {
-    while (underWay.size > 0) await Promise.all(underWay);
-  };
-  const isLate = await Promise.race([listener.close(answered()), deadline]);
-  if (!isLate) return 0;
-  const unfinished = underWay.size || "none, but responses still being sent";
-  print(`Cut after ${shutdownTimeoutMs} ms, unfinished requests: ${unfinished}`, console.error);
+  const answered = new Promise<void>((resolve) => {
+    onAnswered = resolve;
+    if (underWay === 0) resolve();
+  });
+  const isLate = sleep(shutdownTimeoutMs).then(() => true);
+  if (!await Promise.race([listener.close(answered), isLate])) return 0;
+  print(
+    `Cut after ${shutdownTimeoutMs} ms, unfinished requests: ${underWay || "none, but connections still open"}`,
+    console.error,
+  );
   return 1;
 }
 
@@ -179,14 +194,12 @@ export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<st
   const url = new URL(`http://${authority(target, port)}/healthz`);
   const request = `GET ${url.pathname} HTTP/1.1\r\nHost: ${url.host}\r\nConnection: close\r\n\r\n`;
   const deadline = AbortSignal.timeout(pingTimeoutMs);
-  try {
-    const status = await readStatus(runtime.exchange(target, port, request, deadline));
-    if (status === 200) return `healthy: ${url} answered ${status}`;
-    throw new Error(`answered ${status}`);
-  } catch (error) {
-    const seen = deadline.aborted ? `gave no HTTP response head within PING_TIMEOUT_MS=${pingTimeoutMs}` : cause(error);
-    throw new Error(`unhealthy: ${url} ${seen}`);
-  }
+  const seen = await readStatus(runtime.exchange(target, port, request, deadline)).then(
+    (status) => `answered ${status}`,
+    (error) => deadline.aborted ? `gave no HTTP response head within PING_TIMEOUT_MS=${pingTimeoutMs}` : cause(error),
+  );
+  if (seen === "answered 200") return `healthy: ${url} ${seen}`;
+  throw new Error(`unhealthy: ${url} ${seen}`);
 }
 
 /**
@@ -227,17 +240,20 @@ function cause(error: unknown): string {
   return message || `${code}`;
 }
 
-/** https://www.rfc-editor.org/rfc/rfc3986#section-3.2 */
-function authority(host: string, port: number): string {
-  return `${host.includes(":") ? `[${host}]` : host}:${port}`;
-}
+/** A host as a URL has it: https://www.rfc-editor.org/rfc/rfc3986#section-3.2.2 */
+const bracketed = (host: string) => host.includes(":") ? `[${host}]` : host;
+
+const authority = (host: string, port: number) => `${bracketed(host)}:${port}`;
 
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 // ── The runtimes: all that differs between them ──
 
-/** Answers a request; `sent` settles once the response is handed over or its client is gone. */
-type Answer = (request: Request, sent: Promise<void>) => Promise<Response>;
+interface Service {
+  answer(request: Request): Response | Promise<Response>;
+  /** To be called once for each answer, when that is handed over or its client is gone. */
+  sent(): void;
+}
 
 function node() {
   return {
@@ -249,8 +265,9 @@ function node() {
     },
     /** Whether this file was started, not imported; Node.js before 24.2 does not tell. */
     isProgram() {
-      const { realpathSync } = process.getBuiltinModule("node:fs");
-      return import.meta.main ?? realpathSync(process.argv[1] ?? "") === import.meta.filename;
+      const { existsSync, realpathSync } = process.getBuiltinModule("node:fs");
+      const [, path = ""] = process.argv; // tsx takes it without its extension, too
+      return import.meta.main ?? (existsSync(path) ? realpathSync(path) : `${path}.ts`) === import.meta.filename;
     },
     /** Sends a request over TCP and gives what comes back; throws once the signal aborts. */
     exchange(host: string, port: number, request: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
@@ -259,19 +276,22 @@ function node() {
       return socket;
     },
     /** Listens; `close` stops accepting, and resolves when `answered` has and all of it is sent. */
-    async listen(hostname: string, port: number, answer: Answer) {
+    async listen(hostname: string, port: number, service: Service) {
       // A log that nobody can take must not end the service.
       for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
       const { createAdaptorServer } = await import("@hono/node-server");
       const server = createAdaptorServer({
         overrideGlobalObjects: false,
         fetch(request, { incoming: { socket }, outgoing }) {
-          const sent = new Promise<void>((resolve) => {
-            // Node.js 20 never closes the responses that a client asked for in advance and did not stay for.
-            socket.once("close", resolve);
-            outgoing.once("close", () => resolve(void socket.off("close", resolve)));
-          });
-          return answer(request, sent);
+          const sent = () => {
+            outgoing.off("close", sent);
+            socket.off("close", sent);
+            service.sent();
+          };
+          outgoing.on("close", sent);
+          // Node.js 20 never closes the responses that a client asked for in advance and did not stay for.
+          socket.on("close", sent);
+          return service.answer(request);
         },
       });
       server.on("connection", (socket: Socket) => socket.setMaxListeners(0)); // one for each request asked in advance
@@ -289,6 +309,12 @@ function node() {
 }
 
 function deno(): ReturnType<typeof node> {
+  /** Reads away what a route left of a request: its connection would not end while the client owes the rest. */
+  const discard = async (request: Request, answer: Response | Promise<Response>) => {
+    const response = await answer;
+    if (!request.bodyUsed) request.body?.pipeTo(new WritableStream()).catch(() => {});
+    return response;
+  };
   return {
     args: Deno.args,
     env: Deno.env.get,
@@ -302,16 +328,14 @@ function deno(): ReturnType<typeof node> {
       const chunk = new Uint8Array(HEAD_LIMIT_BYTES);
       for (let size; (size = await connection.read(chunk));) yield chunk.subarray(0, size);
     },
-    async listen(hostname, port, answer) {
+    async listen(hostname, port, service) {
       const servers: Deno.HttpServer[] = [];
-      let isBodyUnread = false;
       let isClosing = false;
       const listen = (onListen: (address: Deno.NetAddr) => void) => {
-        const server = Deno.serve({ hostname, port, onListen }, async (request, { completed }) => {
-          const { body } = request;
-          const response = await answer(request, completed);
-          isBodyUnread ||= body !== null && !request.bodyUsed;
-          return response;
+        const server = Deno.serve({ hostname, port, onListen }, (request, { completed }) => {
+          completed.then(service.sent, service.sent);
+          const response = service.answer(request);
+          return request.body ? discard(request, response) : response;
         });
         servers.push(server);
         // Without a file descriptor to accept with, it gives up; it still serves the connections that it has.
@@ -329,9 +353,7 @@ function deno(): ReturnType<typeof node> {
           isClosing = true;
           const ended = Promise.all(servers.map((server) => server.shutdown()));
           await answered;
-          // A large response is `completed` before its last bytes have left, so wait for the connections to end. One
-          // never does: that of a client which owes the rest of a body that no route read.
-          await (isBodyUnread ? Promise.race([ended, sleep(PAUSE_MS)]) : ended);
+          await ended; // a large response is `completed` before its last bytes have left
         },
       };
     },
