@@ -196,6 +196,15 @@ test("a handler that throws answers a generic 500 and logs the detail", async ()
   }
 });
 
+test("a route that returns what no client can be sent answers a generic 500", async () => {
+  await withApp(async (ask, printed, app) => {
+    app.get("/error", () => Response.error());
+    const response = await ask("/error");
+    assert.deepEqual([response.status, await response.json()], [500, { error: "Internal Server Error" }]);
+    assert.deepEqual(printed.map((line) => JSON.parse(line).status), [undefined, 500]);
+  });
+});
+
 test("a handler that throws Hono's HTTPException answers what that says of a client's fault, and hides the service's", async () => {
   const { HTTPException } = await import("hono/http-exception");
   await withApp(async (ask, printed, app) => {
@@ -434,6 +443,15 @@ test("nobody reading what it prints changes neither the probe's exit code nor th
   }
 });
 
+test("the Host field chooses no route", async () => {
+  await withService({}, async ({ port }) => {
+    for (const host of ["x/healthz?", "x?", "x#", "a@b", "x\\y"]) {
+      const client = new Client(port).send(`GET /nope HTTP/1.1\r\nHost: ${host}\r\n\r\n`);
+      assert.match(await client.until(/\r\n\r\n/), /^HTTP\/1\.1 400 /, host);
+    }
+  });
+});
+
 test("it serves over IPv6, and the probe finds it on the wildcard", async () => {
   for (const HOST of ["::1", "::"]) {
     await withService({ HOST }, async ({ port, ping, stdout }) => {
@@ -526,6 +544,21 @@ test("a request under way gets its whole response, and a new connection none", a
   });
 });
 
+test("a route whose client has left is waited for", async () => {
+  await withRoutes({}, SLOW, async (service) => {
+    const gone = new Client(service.port).get("/slow");
+    await new Client(service.port).get("/").until(/own\n$/);
+    gone.socket.destroy();
+    const release = new Client(service.port);
+    await new Client(service.port).get("/").until(/own\n$/);
+    service.kill("SIGTERM");
+    await until(service, () => /^Draining, unfinished requests: 1$/m.exec(service.stdout));
+    release.get("/release");
+    service.kill("SIGTERM");
+    assert.equal(await service.exit, 1);
+  });
+});
+
 test("at the deadline it cuts what is left, says how many, and exits 1", async () => {
   await withRoutes({ SHUTDOWN_TIMEOUT_MS: "300" }, SLOW, async (service) => {
     const clients = [new Client(service.port).get("/slow"), new Client(service.port).get("/slow")];
@@ -569,19 +602,19 @@ if ("Deno" in globalThis) {
     assert.match(unconnected.stderr, /^[^\n]*net access to "127\.0\.0\.1:8080"[^\n]*--allow-net[^\n]*\n$/);
   });
 
-  test("deno task ping probes", async () => {
-    await withService({}, async ({ port }) => {
-      const program = launch(["task", "--quiet", "ping"], { HOST: "127.0.0.1", PORT: `${port}` });
-      assert.equal(await program.exit, 0, program.stderr);
-      assert.equal(program.stdout, `healthy: http://127.0.0.1:${port}/healthz answered 200\n`);
-    });
-  });
-
   test("deno.json and package.json ask for the same versions", () => {
     const read = (file: string) => JSON.parse(readFileSync(`${ROOT}/${file}`, "utf8"));
     const { dependencies } = read("package.json");
     const imports = Object.entries(dependencies).map(([name, range]) => [name, `npm:${name}@${range}`]);
     assert.deepEqual(read("deno.json").imports, Object.fromEntries(imports));
+  });
+
+  test("deno.lock holds no more than the service runs, or a fresh clone would download the rest", () => {
+    const { npm } = JSON.parse(readFileSync(`${ROOT}/deno.lock`, "utf8"));
+    assert.deepEqual(Object.keys(npm).map((name) => name.replace(/(.)@.*/, "$1")).sort(), [
+      "@hono/node-server",
+      "hono",
+    ]);
   });
 } else {
   test("the tsx command serves, probes, passes signals on and leaves no process behind", async () => {

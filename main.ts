@@ -100,6 +100,7 @@ export async function createApp(accessLog: boolean, isDraining: () => boolean): 
     const startMs = performance.now();
     // Hono gives an Error to onError, but lets anything else that is thrown through.
     await next().catch((thrown: unknown) => c.res = fail(thrown, c));
+    if (c.res.status === 0) c.res = fail("the route returned a network error, which no client can be sent", c);
     const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
     if (accessLog) print(JSON.stringify({ ...entry(c), status: c.res.status, ms }));
   });
@@ -283,15 +284,17 @@ function node() {
       const server = createAdaptorServer({
         overrideGlobalObjects: false,
         fetch(request, { incoming: { socket }, outgoing }) {
-          const sent = () => {
+          const response = service.answer(request);
+          const sent = async () => {
             outgoing.off("close", sent);
             socket.off("close", sent);
+            await response; // the client may have left before its route was done
             service.sent();
           };
           outgoing.on("close", sent);
           // Node.js 20 never closes the responses that a client asked for in advance and did not stay for.
           socket.on("close", sent);
-          return service.answer(request);
+          return response;
         },
       });
       server.on("connection", (socket: Socket) => socket.setMaxListeners(0)); // one for each request asked in advance
@@ -333,6 +336,8 @@ function deno(): ReturnType<typeof node> {
       let isClosing = false;
       const listen = (onListen: (address: Deno.NetAddr) => void) => {
         const server = Deno.serve({ hostname, port, onListen }, (request, { completed }) => {
+          // Deno would take what follows the host in this field for the path.
+          if (/[/?#\\@]/.test(request.headers.get("host") ?? "")) return new Response(null, { status: 400 });
           completed.then(service.sent, service.sent);
           const response = service.answer(request);
           return request.body ? discard(request, response) : response;
