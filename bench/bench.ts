@@ -217,15 +217,15 @@ await withServer(denoSource, (port) => {
   ) {
     const [ourMs, emptyMs] = compare(name, ours, against, theirs, bound);
     draw(name, "empty program", emptyMs);
-    draw(name, "the rest of the probe", Math.max(0, ourMs - emptyMs));
+    draw(name, "probe itself", Math.max(0, ourMs - emptyMs));
   }
   const withFetch = [NODE, "-e", `fetch("${url}").then((r)=>process.exit(r.ok?0:1),()=>process.exit(1))`];
   const [imageMs, fetchMs] = compare("image on Deno", [...denoBundle, "--ping"], "node -e with fetch", withFetch, 0.3);
   compare("image on Deno", [...denoBundle, "--ping"], "curl -f", ["curl", "-fsS", "-o", "/dev/null", url]);
-  draw("node -e with fetch", "the rest of the probe", fetchMs);
+  draw("node -e with fetch", "probe itself", fetchMs);
   if (PEER) {
     const [, peerMs] = compare("image on Deno", [...denoBundle, "--ping"], "the Go peer", [PEER, "--ping"]);
-    draw("the Go peer", "the rest of the probe", peerMs);
+    draw("the Go peer", "probe itself", peerMs);
   }
   const cores = (ms: number) => CONTAINERS / PROBE_INTERVAL_S * ms / 1000;
   row(
