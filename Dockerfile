@@ -1,6 +1,6 @@
 # heartbeat on Deno:    docker build -t heartbeat .
 # the same on Node.js:  docker build -t heartbeat --target node .
-ARG DENO_VERSION=2.9.5
+ARG DENO_VERSION=2.9.6
 ARG NODE_VERSION=26.10.0
 
 # main.ts as JavaScript: for Deno one file, for Node.js in parts, so that the probe loads no server.

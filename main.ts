@@ -288,7 +288,7 @@ function node() {
           const sent = async () => {
             outgoing.off("close", sent);
             socket.off("close", sent);
-            await response; // the client may have left before its route was done
+            await Promise.allSettled([response]); // the client may have left before its route was done
             service.sent();
           };
           outgoing.on("close", sent);
