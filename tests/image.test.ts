@@ -143,7 +143,10 @@ before(async () => {
 after(async () => {
   if (skip) return;
   const images = await docker(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", `reference=${NAME}`]);
-  if (images) await docker(["rmi", ...images.split("\n")]); // by name: another may have the same image
+  if (!images) return;
+  // By name, for another may have the same image; and again, while Swarm still removes its containers.
+  const remove = () => docker(["rmi", "--force", ...images.split("\n")]).then(() => true, () => false);
+  await until(remove, "removal of the images");
 });
 
 /** Prints a measured fact beside the test that measured it. */
