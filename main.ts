@@ -285,9 +285,11 @@ function node() {
         overrideGlobalObjects: false,
         fetch(request, { incoming: { socket }, outgoing }) {
           const response = service.answer(request);
+          let isSent = false; // both may close at once
           const sent = async () => {
-            outgoing.off("close", sent);
             socket.off("close", sent);
+            if (isSent) return;
+            isSent = true;
             await Promise.allSettled([response]); // the client may have left before its route was done
             service.sent();
           };
