@@ -549,13 +549,13 @@ test("a route whose client has left is waited for", async () => {
     const gone = new Client(service.port).get("/slow");
     await new Client(service.port).get("/").until(/own\n$/);
     gone.socket.destroy();
-    const release = new Client(service.port);
+    await gone.ended;
     await new Client(service.port).get("/").until(/own\n$/);
     service.kill("SIGTERM");
     await until(service, () => /^Draining, unfinished requests: 1$/m.exec(service.stdout));
-    release.get("/release");
-    service.kill("SIGTERM");
+    service.kill("SIGINT");
     assert.equal(await service.exit, 1);
+    assert.equal(service.stderr, "Cut by a second signal, unfinished requests: 1\n");
   });
 });
 
