@@ -144,7 +144,7 @@ async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }:
 
   const app = await createApp(accessLog, () => isDraining);
   let onAnswered = () => {};
-  const close = (response: Response) => {
+  const lastIfDraining = (response: Response) => {
     if (!isDraining) return response;
     const last = new Response(response.body, response); // the headers of some responses are immutable
     last.headers.set("Connection", "close");
@@ -154,7 +154,7 @@ async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }:
     answer(request) {
       underWay++;
       const response = app.fetch(request);
-      return response instanceof Promise ? response.then(close) : close(response);
+      return response instanceof Promise ? response.then(lastIfDraining) : lastIfDraining(response);
     },
     sent() {
       if (--underWay === 0) onAnswered();
