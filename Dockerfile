@@ -3,7 +3,7 @@
 ARG DENO_VERSION=2.9.6
 ARG NODE_VERSION=26.10.0
 
-# main.ts as JavaScript: for Deno one file, for Node.js in parts, so that the probe loads no server.
+# main.ts as JavaScript, in parts: the probe loads no server, and Deno not the adapter of Node.js.
 FROM denoland/deno:${DENO_VERSION} AS bundle
 WORKDIR /build
 COPY deno.json deno.lock package.json ./
@@ -11,8 +11,7 @@ COPY deno.json deno.lock package.json ./
 RUN echo 'import "hono"; import "@hono/node-server";' >packages.ts \
  && deno bundle --quiet --frozen --output=/dev/null packages.ts
 COPY main.ts ./
-RUN deno bundle --quiet --frozen --minify --external=@hono/node-server --output=deno/main.js main.ts \
- && deno bundle --quiet --frozen --minify --code-splitting --outdir=node main.ts
+RUN deno bundle --quiet --frozen --minify --code-splitting --outdir=bundle main.ts
 
 # What stands in the file system beside the bundle: the runtime, its libraries, certificates, one user.
 FROM denoland/deno:${DENO_VERSION} AS deno-files
@@ -43,7 +42,7 @@ STOPSIGNAL SIGTERM
 
 FROM base AS node
 COPY --from=node-files /files /
-COPY --from=bundle /build/node /heartbeat
+COPY --from=bundle /build/bundle /heartbeat
 ENTRYPOINT ["/bin/node", "/heartbeat/main.js"]
 HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \
   CMD ["/bin/node", "/heartbeat/main.js", "--ping"]
@@ -52,7 +51,7 @@ FROM base AS deno
 # The update check would double the cost of a probe.
 ENV DENO_NO_UPDATE_CHECK=1
 COPY --from=deno-files /files /
-COPY --from=bundle /build/deno /heartbeat
+COPY --from=bundle /build/bundle /heartbeat
 # Its own variables and addresses are all that it may use, on any PORT. What your routes reach is added to both lines.
 ENTRYPOINT ["/bin/deno", "run", "--no-prompt", "--no-config", "--no-npm", "--no-remote", "--no-code-cache", \
   "--allow-env=PORT,HOST,PING_TIMEOUT_MS,DRAIN_DELAY_MS,SHUTDOWN_TIMEOUT_MS,ACCESS_LOG", \
