@@ -126,8 +126,10 @@ export function createHandler(app: Hono, accessLog: boolean, isDraining: () => b
       JSON.stringify({ time: new Date().toISOString(), method: request.method, path: path(), ...rest });
     const finish = (response: Response) => {
       if (response.status === 0) throw new Error("the route returned a network error, which no client can be sent");
-      const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
-      if (accessLog && !/^\/(healthz|readyz)$/.test(path())) print(line({ status: response.status, ms }));
+      if (accessLog && !/^\/(healthz|readyz)$/.test(path())) {
+        const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
+        print(line({ status: response.status, ms }));
+      }
       if (!isDraining()) return response;
       const last = new Response(response.body, response); // the headers of some responses are immutable
       last.headers.set("Connection", "close");
