@@ -133,7 +133,8 @@ before(async () => {
       await build(target, "routes", folder);
     }
     // A service that runs and never gets healthy.
-    writeFileSync(`${folder}/main.ts`, source.replace("c.body(null, 200", "c.body(null, 500"));
+    assert.ok(source.includes("() => healthy"));
+    writeFileSync(`${folder}/main.ts`, source.replace("() => healthy", "(c) => c.body(null, 500)"));
     await build("deno", "broken", folder);
   } finally {
     rmSync(folder, { recursive: true });
