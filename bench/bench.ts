@@ -13,9 +13,11 @@ import { parse, View } from "vega";
 import { compile, type TopLevelSpec } from "vega-lite";
 
 const PAIRS = 30;
+const PEAK_PAIRS = 5;
 const START_PAIRS = 15;
-const LOAD_ROUNDS = 3;
-const LOAD_SECONDS = 4;
+const DOCKER_STARTS = 3;
+const LOAD_ROUNDS = 7;
+const LOAD_SECONDS = 3;
 const CONNECTIONS = 64;
 const REQUESTS = 1_000_000;
 const CONTAINERS = 200;
@@ -59,6 +61,8 @@ const median = (values: number[]) => values.toSorted((a, b) => a - b)[values.len
 // ── What is measured ──
 
 const work = mkdtempSync(`${ROOT}/.test-bench-`);
+process.on("exit", () => rmSync(work, { recursive: true }));
+process.on("SIGINT", () => process.exit(1));
 const write = (name: string, text: string) => {
   mkdirSync(`${work}/${name}`.replace(/\/[^/]*$/, ""), { recursive: true });
   writeFileSync(`${work}/${name}`, text);
@@ -68,50 +72,71 @@ const emptyTs = write("empty.ts", "");
 const emptyJs = write("empty.js", "");
 const rawDeno = write(
   "raw-deno.ts",
-  `Deno.serve({ hostname: "127.0.0.1", port: Number(Deno.env.get("PORT")) }, () => new Response(null));`,
+  `Deno.serve({ hostname: "127.0.0.1", port: Number(Deno.env.get("PORT")), onListen() {} }, () => new Response(null));`,
 );
 const rawNode = write(
   "raw-node.mjs",
   `import { createServer } from "node:http";
 createServer((_, response) => response.end()).listen(Number(process.env.PORT), "127.0.0.1");`,
 );
-output([
-  DENO,
-  "bundle",
-  "--quiet",
-  "--minify",
-  "--external=@hono/node-server",
-  `--output=${work}/deno/main.js`,
-  "main.ts",
-]);
-output([DENO, "bundle", "--quiet", "--minify", "--code-splitting", `--outdir=${work}/node`, "main.ts"]);
+output([DENO, "bundle", "--quiet", "--minify", "--code-splitting", `--outdir=${work}/bundle`, "main.ts"]);
 
 /** The options with which the image runs Deno. */
 const IMAGE_FLAGS: string[] = JSON.parse(
   /ENTRYPOINT (\["\/bin\/deno".*\])/.exec(readFileSync(`${ROOT}/Dockerfile`, "utf8").replaceAll("\\\n", ""))![1],
 ).slice(1, -1);
-const denoBundle = [DENO, ...IMAGE_FLAGS, `${work}/deno/main.js`];
-const nodeBundle = [NODE, `${work}/node/main.js`];
+const denoBundle = [DENO, ...IMAGE_FLAGS, `${work}/bundle/main.js`];
+const nodeBundle = [NODE, `${work}/bundle/main.js`];
 const denoSource = [DENO, "run", "-q", "-P", "main.ts"];
 const nodeSource = [NODE, "main.ts"];
 const rawDenoServer = [DENO, "run", "-q", "-A", rawDeno];
+const rawDenoInImage = [DENO, ...IMAGE_FLAGS, rawDeno];
 const rawNodeServer = [NODE, rawNode];
 
+interface Figure {
+  name: string;
+  unit: string;
+  digits?: number;
+  ours: number;
+  theirs: number;
+  /** Of the medians, unless it is the median of the pairs' ratios. */
+  ratio?: number;
+  goal?: { atMost?: number; atLeast?: number };
+}
 interface Row {
   what: string;
   ours: string;
   against: string;
-  ratio: number;
+  ratio: string;
   goal: string;
-  met: boolean | null;
+  figures: Figure[];
 }
 const rows: Row[] = [];
-/** Adds a row; the goal is a bound on the ratio, negative if the ratio is to be at least that. */
-function row(what: string, ours: string, against: string, ratio: number, bound?: number) {
-  const met = bound === undefined ? null : bound < 0 ? ratio >= -bound : ratio <= bound;
-  const goal = bound === undefined ? "" : `${bound < 0 ? "≥" : "≤"} ${Math.abs(bound)}`;
-  rows.push({ what, ours, against, ratio: Math.round(ratio * 1000) / 1000, goal, met });
-  console.error(`${what}: ${ours} against ${against}: ${ratio.toFixed(2)} ${goal}${met === false ? " MISSED" : ""}`);
+
+/** Adds a row to the table: what was measured side by side, and whether the goals are met. */
+function row(what: string, against: string, figures: Figure[]) {
+  const value = (number: number, { unit, digits = 1 }: Figure) => `${number.toFixed(digits)} ${unit}`;
+  const cell = (text: (figure: Figure) => string) => figures.map(text).join(", ");
+  const bounds: string[] = [];
+  const missed: string[] = [];
+  for (const figure of figures) {
+    const { goal: { atMost, atLeast } = {}, name } = figure;
+    const ratio = figure.ratio = Math.round((figure.ratio ?? figure.ours / figure.theirs) * 1000) / 1000;
+    if (atMost) bounds.push(`≤ ${atMost}`);
+    if (atLeast) bounds.push(`≥ ${atLeast}`);
+    if (ratio > (atMost ?? Infinity) || ratio < (atLeast ?? 0)) missed.push(name);
+  }
+  const goal = [...bounds.slice(0, 1), ...missed.map((name) => figures.length > 1 ? `${name} missed` : "missed")];
+  const added = {
+    what: `${what}: ${figures.map(({ name }) => name).join(", ")}`,
+    ours: cell((figure) => value(figure.ours, figure)),
+    against: `${against}: ${cell((figure) => value(figure.theirs, figure))}`,
+    ratio: cell(({ ratio }) => ratio!.toFixed(2)),
+    goal: goal.join(", "),
+    figures,
+  };
+  rows.push(added);
+  console.error(`${added.what} | ${added.ours} | ${added.against} | ${added.ratio} | ${added.goal}`);
 }
 
 // ── Servers ──
@@ -166,14 +191,17 @@ interface Cost {
 function cost(command: string[], env: NodeJS.ProcessEnv): Cost {
   const json = `${work}/hyperfine.json`;
   const words = command.map((word) => `'${word}'`).join(" ");
-  output(["hyperfine", "--shell=none", "--runs=1", "--style=none", `--export-json=${json}`, words], env);
+  output(
+    ["hyperfine", "--shell=none", "--runs=1", "--style=none", "--output=pipe", `--export-json=${json}`, words],
+    env,
+  );
   const [{ user, system, mean }] = JSON.parse(readFileSync(json, "utf8")).results;
   return { cpuMs: (user + system) * 1000, wallMs: mean * 1000 };
 }
 
 /** The most memory that a command held, in MiB. */
 function peakMib(command: string[], env: NodeJS.ProcessEnv): number {
-  const script = `/usr/bin/time --format=%M --output="$0" "$@" >/dev/null`;
+  const script = `/usr/bin/time --format=%M --output="$0" "$@" | cat >/dev/null`;
   output(["sh", "-c", script, `${work}/peak`, ...command], env);
   return Number(readFileSync(`${work}/peak`, "utf8")) / 1024;
 }
@@ -183,27 +211,23 @@ const probeCpuMs: { probe: string; kind: string; cpuMs: number }[] = [];
 await withServer(denoSource, (port) => {
   const env = { ...ENV, PORT: `${port}` };
   const url = `http://127.0.0.1:${port}/healthz`;
-  /** Measures two commands in turn. */
-  const compare = (name: string, ours: string[], against: string, theirs: string[], bound?: number, pairs = PAIRS) => {
-    const runs = Array.from({ length: pairs }, () => [cost(ours, env), cost(theirs, env)]);
-    const [ourMs, theirMs] = [0, 1].map((side) => median(runs.map((run) => run[side].cpuMs)));
-    const ratio = median(runs.map(([mine, other]) => mine.cpuMs / other.cpuMs));
-    row(`probe, CPU: ${name}`, `${ourMs.toFixed(1)} ms`, `${against}, ${theirMs.toFixed(1)} ms`, ratio, bound);
-    const [ourWallMs, theirWallMs] = [0, 1].map((side) => median(runs.map((run) => run[side].wallMs)));
-    row(
-      `probe, wall: ${name}`,
-      `${ourWallMs.toFixed(1)} ms`,
-      `${against}, ${theirWallMs.toFixed(1)} ms`,
-      ourWallMs / theirWallMs,
-    );
-    const [ourMib, theirMib] = [peakMib(ours, env), peakMib(theirs, env)];
-    row(
-      `probe, peak memory: ${name}`,
-      `${ourMib.toFixed(0)} MiB`,
-      `${against}, ${theirMib.toFixed(0)} MiB`,
-      ourMib / theirMib,
-    );
-    return [ourMs, theirMs];
+  /** Measures two commands in turn; the goal is a bound on each ratio. */
+  const compare = (name: string, ours: string[], against: string, theirs: string[], atMost?: number) => {
+    const runs = Array.from({ length: PAIRS }, () => [cost(ours, env), cost(theirs, env)]);
+    const peaks = Array.from({ length: PEAK_PAIRS }, () => [peakMib(ours, env), peakMib(theirs, env)]);
+    const figure = (name: string, unit: string, digits: number, pairs: number[][]) => ({
+      name,
+      unit,
+      digits,
+      ours: median(pairs.map(([mine]) => mine)),
+      theirs: median(pairs.map(([, other]) => other)),
+      ratio: median(pairs.map(([mine, other]) => mine / other)),
+      goal: { atMost },
+    });
+    const cpu = figure("CPU", "ms", 1, runs.map((pair) => pair.map(({ cpuMs }) => cpuMs)));
+    const wall = figure("wall", "ms", 1, runs.map((pair) => pair.map(({ wallMs }) => wallMs)));
+    row(`probe, ${name}`, against, [cpu, wall, figure("peak memory", "MiB", 0, peaks)]);
+    return [cpu.ours, cpu.theirs];
   };
   const draw = (probe: string, kind: string, cpuMs: number) => probeCpuMs.push({ probe, kind, cpuMs });
   for (
@@ -228,12 +252,9 @@ await withServer(denoSource, (port) => {
     draw("the Go peer", "probe itself", peerMs);
   }
   const cores = (ms: number) => CONTAINERS / PROBE_INTERVAL_S * ms / 1000;
-  row(
-    `${CONTAINERS} containers probed every ${PROBE_INTERVAL_S} s (computed)`,
-    `${cores(imageMs).toFixed(2)} cores`,
-    `with fetch, ${cores(fetchMs).toFixed(2)} cores`,
-    imageMs / fetchMs,
-  );
+  row(`${CONTAINERS} containers probed every ${PROBE_INTERVAL_S} s`, "node -e with fetch", [
+    { name: "computed", unit: "cores", digits: 2, ours: cores(imageMs), theirs: cores(fetchMs) },
+  ]);
 });
 
 // ── Serving ──
@@ -267,26 +288,24 @@ async function race(
   ours: string[],
   against: string,
   theirs: string[],
-  bound?: number,
+  atLeast?: number,
   path = "/healthz",
 ) {
-  const rounds: { perSecond: number; p99Ms: number }[][] = [[], []];
+  const rounds: { perSecond: number; p99Ms: number }[][] = [];
   for (let round = 0; round < LOAD_ROUNDS; round++) {
-    for (const [side, command] of [ours, theirs].entries()) {
-      rounds[side].push(await withServer(command, (port) => (load(port, path, 1), load(port, path))));
+    const pair = [];
+    for (const command of [ours, theirs]) {
+      pair.push(await withServer(command, (port) => (load(port, path, 1), load(port, path))));
     }
+    rounds.push(pair);
   }
-  const [ourRate, theirRate] = rounds.map((round) => median(round.map(({ perSecond }) => perSecond)));
-  const [ourP99, theirP99] = rounds.map((round) => median(round.map(({ p99Ms }) => p99Ms)));
-  const thousands = (rate: number) => `${(rate / 1000).toFixed(1)}k/s`;
-  row(
-    `${path}, requests: ${name}`,
-    thousands(ourRate),
-    `${against}, ${thousands(theirRate)}`,
-    ourRate / theirRate,
-    bound && -bound,
-  );
-  row(`${path}, p99: ${name}`, `${ourP99.toFixed(2)} ms`, `${against}, ${theirP99.toFixed(2)} ms`, ourP99 / theirP99);
+  const [ourRate, theirRate] = [0, 1].map((side) => median(rounds.map((round) => round[side].perSecond / 1000)));
+  const ratio = median(rounds.map(([mine, other]) => mine.perSecond / other.perSecond));
+  const [ourP99, theirP99] = [0, 1].map((side) => median(rounds.map((round) => round[side].p99Ms)));
+  row(`${path}, ${name}`, against, [
+    { name: "requests", unit: "k/s", ours: ourRate, theirs: theirRate, ratio, goal: { atLeast } },
+    { name: "p99", unit: "ms", digits: 2, ours: ourP99, theirs: theirP99 },
+  ]);
 }
 
 await race("Deno", denoSource, "raw Deno.serve", rawDenoServer, 0.9);
@@ -297,24 +316,21 @@ await race("Deno, access log on", logging(denoSource), "off", denoSource, undefi
 await race(`Node.js ${major}, access log on`, logging(nodeSource), "off", nodeSource, undefined, "/");
 
 /** Starts two servers in turn. */
-async function starts(name: string, ours: string[], against: string, theirs: string[], bound?: number) {
-  const times: number[][] = [[], []];
+async function starts(name: string, ours: string[], against: string, theirs: string[], atMost?: number) {
+  const pairs: number[][] = [];
   for (let pair = 0; pair < START_PAIRS; pair++) {
-    for (const [side, command] of [ours, theirs].entries()) {
-      times[side].push(await withServer(command, (_port, _server, startMs) => startMs));
-    }
+    const times = [];
+    for (const command of [ours, theirs]) times.push(await withServer(command, (_port, _server, startMs) => startMs));
+    pairs.push(times);
   }
-  const [ourMs, theirMs] = times.map(median);
-  row(
-    `start to first 200: ${name}`,
-    `${ourMs.toFixed(0)} ms`,
-    `${against}, ${theirMs.toFixed(0)} ms`,
-    ourMs / theirMs,
-    bound,
-  );
+  const [ourMs, theirMs] = [0, 1].map((side) => median(pairs.map((times) => times[side])));
+  const ratio = median(pairs.map(([mine, other]) => mine / other));
+  row(`start, ${name}`, against, [
+    { name: "to the first 200", unit: "ms", digits: 0, ours: ourMs, theirs: theirMs, ratio, goal: { atMost } },
+  ]);
 }
 
-await starts("Deno, bundled", denoBundle, "raw Deno.serve", rawDenoServer, 1.2);
+await starts("Deno, bundled", denoBundle, "raw Deno.serve with the image's options", rawDenoInImage, 1.2);
 await starts(`Node.js ${major}, bundled`, nodeBundle, "raw node:http", rawNodeServer, 1.2);
 await starts("Deno, main.ts", denoSource, "raw Deno.serve", rawDenoServer);
 await starts(`Node.js ${major}, main.ts`, nodeSource, "raw node:http", rawNodeServer);
@@ -324,8 +340,9 @@ function resident(command: string[]): Promise<number[]> {
   return withServer(command, (port, server) => {
     const mib = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.pid}/status`, "utf8"))![1]) / 1024;
     const seen = [mib()];
+    let requests = 0;
     for (const until of [REQUESTS / 10, REQUESTS]) {
-      for (let requests = 0; requests < until;) requests += load(port, "/healthz", 1).requests;
+      while (requests < until) requests += load(port, "/healthz", 1).requests;
       seen.push(mib());
     }
     return seen;
@@ -339,16 +356,27 @@ for (
   ] as [string, string[], string, string[]][]
 ) {
   const [mine, other] = [await resident(ours), await resident(theirs)];
-  const mib = (value: number) => `${value.toFixed(0)} MiB`;
-  row(`resident memory, idle: ${name}`, mib(mine[0]), `${against}, ${mib(other[0])}`, mine[0] / other[0], 1.15);
-  row(`after ${REQUESTS} requests: ${name}`, mib(mine[2]), `${against}, ${mib(other[2])}`, mine[2] / other[2], 1.15);
-  row(
-    `the same, grown since a tenth of them: ${name}`,
-    mib(mine[2]),
-    `itself, ${mib(mine[1])}`,
-    mine[2] / mine[1],
-    1.05,
-  );
+  const figure = (name: string, at: number) => ({
+    name,
+    unit: "MiB",
+    digits: 0,
+    ours: mine[at],
+    theirs: other[at],
+    goal: { atMost: 1.15 },
+  });
+  row(`resident memory, ${name}`, against, [
+    figure("idle", 0),
+    figure("after 100k requests", 1),
+    figure("after 1M", 2),
+  ]);
+  row(`resident memory, ${name}`, against, [{
+    name: "growth from 100k requests to 1M",
+    unit: "times",
+    digits: 2,
+    ours: mine[2] / mine[1],
+    theirs: other[2] / other[1],
+    goal: { atMost: 1.02 },
+  }]);
 }
 
 // ── Images ──
@@ -375,39 +403,39 @@ CMD ["npx", "tsx", "main.ts"]`,
   const bytes = (name: string) =>
     Number(output(["docker", "image", "inspect", "--format", "{{.Size}}", `${tag}:${name}`]));
   const gzipped = (name: string) => Number(output(["sh", "-c", `docker save ${tag}:${name} | gzip | wc -c`]));
-  const mb = (size: number) => `${(size / 1e6).toFixed(1)} MB`;
   const plain = { size: bytes("plain"), gzipped: gzipped("plain") };
   for (const target of targets) {
     const container = output(["docker", "create", `${tag}:${target}`]);
     const binary = Number(output(["sh", "-c", `docker cp ${container}:/bin/${target} - | tar -xO | wc -c`]));
     output(["docker", "rm", container]);
-    row(
-      `image: ${target}`,
-      mb(bytes(target)),
-      `the runtime's stripped binary, ${mb(binary)}`,
-      bytes(target) / binary,
-      1.06,
-    );
-    row(`image: ${target}`, mb(bytes(target)), `the plain recipe, ${mb(plain.size)}`, bytes(target) / plain.size);
-    row(
-      `image, gzipped: ${target}`,
-      mb(gzipped(target)),
-      `the plain recipe, ${mb(plain.gzipped)}`,
-      gzipped(target) / plain.gzipped,
-    );
-    const fromMs = performance.now();
-    const id = output(["docker", "run", "--detach", `${tag}:${target}`]);
-    while (output(["docker", "inspect", "--format", "{{.State.Health.Status}}", id]) !== "healthy");
-    const healthyMs = performance.now() - fromMs;
-    output(["docker", "rm", "--force", id]);
-    row(`docker run to healthy: ${target}`, `${healthyMs.toFixed(0)} ms`, "the first probe, 1000 ms", healthyMs / 1000);
+    const size = (theirs: number, atMost?: number) => ({
+      name: "unpacked",
+      unit: "MB",
+      ours: bytes(target) / 1e6,
+      theirs: theirs / 1e6,
+      goal: { atMost },
+    });
+    row(`image, ${target}`, "the runtime's stripped binary", [size(binary, 1.06)]);
+    row(`image, ${target}`, "the plain recipe", [
+      size(plain.size),
+      { name: "gzipped", unit: "MB", ours: gzipped(target) / 1e6, theirs: plain.gzipped / 1e6 },
+    ]);
+    const healthyMs = [];
+    for (let start = 0; start < DOCKER_STARTS; start++) {
+      const fromMs = performance.now();
+      const id = output(["docker", "run", "--detach", `${tag}:${target}`]);
+      while (output(["docker", "inspect", "--format", "{{.State.Health.Status}}", id]) !== "healthy");
+      healthyMs.push(performance.now() - fromMs);
+      output(["docker", "rm", "--force", id]);
+    }
+    row(`docker run, ${target}`, "the first probe is due", [
+      { name: "to healthy", unit: "ms", digits: 0, ours: median(healthyMs), theirs: 1000 },
+    ]);
   }
   output(["docker", "rmi", ...["plain", ...targets].map((name) => `${tag}:${name}`)]);
 } else {
   console.error("Left out: the images, as no Docker engine answers");
 }
-rmSync(work, { recursive: true });
-
 // ── What comes of it ──
 
 const machine = {
@@ -432,6 +460,6 @@ writeFileSync(
   await new View(parse(compile(spec).spec), { renderer: "none" }).toSVG() + "\n",
 );
 console.log("| measure | ours | against | ratio | goal |\n| --- | --- | --- | --- | --- |");
-for (const { what, ours, against, ratio, goal, met } of rows) {
-  console.log(`| ${what} | ${ours} | ${against} | ${ratio.toFixed(2)} | ${goal}${met === false ? ", missed" : ""} |`);
+for (const { what, ours, against, ratio, goal } of rows) {
+  console.log(`| ${what} | ${ours} | ${against} | ${ratio} | ${goal} |`);
 }
