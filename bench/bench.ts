@@ -459,6 +459,7 @@ writeFileSync(
   `${ROOT}/bench/probe.svg`,
   await new View(parse(compile(spec).spec), { renderer: "none" }).toSVG() + "\n",
 );
+output([DENO, "fmt", "--quiet", "bench/results.json", "bench/probe.svg"]);
 console.log("| measure | ours | against | ratio | goal |\n| --- | --- | --- | --- | --- |");
 for (const { what, ours, against, ratio, goal } of rows) {
   console.log(`| ${what} | ${ours} | ${against} | ${ratio} | ${goal} |`);
