@@ -185,15 +185,21 @@ test("the access log has a line per request, but none for health and no query", 
 test("a handler that throws answers a generic 500 and logs the detail", async () => {
   for (const thrown of [new Error("the detail"), "the detail", { toString: () => "the detail" }]) {
     await withApp(async (ask, printed, app) => {
-      app.get("/boom", () => {
+      const fail = () => {
         throw thrown;
-      });
-      const response = await ask("/boom");
-      assert.equal(response.status, 500);
-      assert.deepEqual(await response.json(), { error: "Internal Server Error" });
-      const [failure, access] = printed.map((line) => JSON.parse(line));
-      assert.match(failure.error, /the detail$/);
-      assert.deepEqual([failure.path, access.path, access.status], ["/boom", "/boom", 500]);
+      };
+      app.get("/now", fail);
+      app.get("/later", async () => await Promise.reject(thrown));
+      app.get("/behind", (_, next) => next(), fail);
+      for (const path of ["/now", "/later", "/behind"]) {
+        printed.length = 0;
+        const response = await ask(path);
+        assert.equal(response.status, 500);
+        assert.deepEqual(await response.json(), { error: "Internal Server Error" });
+        const [failure, access] = printed.map((line) => JSON.parse(line));
+        assert.match(failure.error, /the detail$/);
+        assert.deepEqual([failure.path, access.path, access.status], [path, path, 500]);
+      }
     });
   }
 });

@@ -84,7 +84,7 @@ export async function createApp(isDraining: () => boolean): Promise<Hono> {
 
   const uncached = { "Cache-Control": "no-store" };
   const healthy = new Response(null, { headers: uncached });
-  // One handler a path and no middleware: Hono takes twice as long over a request that more than one matches.
+  // One handler a path and no middleware: a request that more than one matches costs Hono a promise and a tenth more.
   const check = (path: string, answer: (c: Context) => Response) =>
     app.all(path, (c) => {
       if (/^(GET|HEAD)$/.test(c.req.method)) return answer(c);
