@@ -183,21 +183,25 @@ test("the access log has a line per request, but none for health and no query", 
 });
 
 test("a handler that throws answers a generic 500 and logs the detail", async () => {
-  for (const thrown of [new Error("the detail"), "the detail", { toString: () => "the detail" }]) {
+  for (const thrown of [new Error("the detail"), "the detail", { toString: () => "the detail" }, Object.create(null)]) {
     await withApp(async (ask, printed, app) => {
       const fail = () => {
         throw thrown;
       };
       app.get("/now", fail);
       app.get("/later", async () => await Promise.reject(thrown));
-      app.get("/behind", (_, next) => next(), fail);
+      app.get("/behind", async (c, next) => {
+        await next();
+        c.header("After", "all");
+      }, fail);
       for (const path of ["/now", "/later", "/behind"]) {
         printed.length = 0;
         const response = await ask(path);
         assert.equal(response.status, 500);
+        if (path === "/behind" && thrown instanceof Error) assert.equal(response.headers.get("After"), "all");
         assert.deepEqual(await response.json(), { error: "Internal Server Error" });
         const [failure, access] = printed.map((line) => JSON.parse(line));
-        assert.match(failure.error, /the detail$/);
+        assert.match(failure.error, /the detail$|^object$/);
         assert.deepEqual([failure.path, access.path, access.status], [path, path, 500]);
       }
     });

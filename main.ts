@@ -102,12 +102,27 @@ export async function createApp(isDraining: () => boolean): Promise<Hono> {
   // ════════ YOUR ROUTES END HERE ════════
 
   app.notFound((c) => c.json({ error: "Not Found" }, 404));
-  app.onError((error) => {
+  app.onError((error, c) => {
     const response = "getResponse" in error && error.getResponse();
-    if (response && response.status < 500) return response;
-    throw error;
+    return response && response.status < 500 ? response : failure(c.req.raw, error);
   });
   return app;
+}
+
+/** Not the query: it may hold secrets. Nor by new URL(), which refuses some hosts that a client may send. */
+const pathOf = (request: Request) => request.url.replace(/^\w+:\/\/[^/]*|[?#].*/g, "");
+
+const entry = (request: Request, rest: object) =>
+  JSON.stringify({ time: new Date().toISOString(), method: request.method, path: pathOf(request), ...rest });
+
+/** Prints what a route threw, which may be anything, and gives the client an answer that does not tell it. */
+function failure(request: Request, thrown: unknown): Response {
+  let error: string = typeof thrown;
+  try {
+    error = String(thrown);
+  } catch { /* it has no text */ }
+  print(entry(request, { error }), console.error);
+  return Response.json({ error: "Internal Server Error" }, { status: 500 });
 }
 
 /**
@@ -120,25 +135,21 @@ export async function createApp(isDraining: () => boolean): Promise<Hono> {
 export function createHandler(app: Hono, accessLog: boolean, isDraining: () => boolean): Service["answer"] {
   return (request) => {
     const startMs = performance.now();
-    // Not the query: it may hold secrets. Nor by new URL(), which refuses some hosts that a client may send.
-    const path = () => request.url.replace(/^\w+:\/\/[^/]*|[?#].*/g, "");
-    const line = (rest: object) =>
-      JSON.stringify({ time: new Date().toISOString(), method: request.method, path: path(), ...rest });
     const finish = (response: Response) => {
       if (response.status === 0) throw new Error("the route returned a network error, which no client can be sent");
-      if (accessLog && !/^\/(healthz|readyz)$/.test(path())) {
-        const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
-        print(line({ status: response.status, ms }));
+      let answer = response;
+      if (isDraining()) {
+        answer = new Response(response.body, response); // the headers of some responses are immutable
+        answer.headers.set("Connection", "close");
       }
-      if (!isDraining()) return response;
-      const last = new Response(response.body, response); // the headers of some responses are immutable
-      last.headers.set("Connection", "close");
-      return last;
+      if (accessLog && !/^\/(healthz|readyz)$/.test(pathOf(request))) {
+        const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
+        print(entry(request, { status: response.status, ms }));
+      }
+      return answer;
     };
-    const fail = (thrown: unknown) => {
-      print(line({ error: String(thrown) }), console.error);
-      return finish(Response.json({ error: "Internal Server Error" }, { status: 500 }));
-    };
+    // What Hono leaves: what is thrown and is no Error, and what finish() refuses.
+    const fail = (thrown: unknown) => finish(failure(request, thrown));
     try {
       const response = app.fetch(request);
       return response instanceof Promise ? response.then(finish).catch(fail) : finish(response);
@@ -312,7 +323,7 @@ function node() {
             socket.off("close", sent);
             if (isSent) return;
             isSent = true;
-            if (response instanceof Promise) response.finally(service.sent); // its client may have left before it was done
+            if (response instanceof Promise) response.then(service.sent, service.sent); // its client may have left before
             else service.sent();
           };
           outgoing.on("close", sent);
