@@ -109,11 +109,12 @@ export async function createApp(isDraining: () => boolean): Promise<Hono> {
   return app;
 }
 
-/** Not the query: it may hold secrets. Nor by new URL(), which refuses some hosts that a client may send. */
+/** A request's path, without the query, which may hold secrets. Not by new URL(): it refuses hosts that clients send. */
 const pathOf = (request: Request) => request.url.replace(/^\w+:\/\/[^/]*|[?#].*/g, "");
 
-const entry = (request: Request, rest: object) =>
-  JSON.stringify({ time: new Date().toISOString(), method: request.method, path: pathOf(request), ...rest });
+/** A line of the log: what was asked for, and what came of it. */
+const entry = (request: Request, outcome: object) =>
+  JSON.stringify({ time: new Date().toISOString(), method: request.method, path: pathOf(request), ...outcome });
 
 /** Prints what a route threw, which may be anything, and gives the client an answer that does not tell it. */
 function failure(request: Request, thrown: unknown): Response {
@@ -323,7 +324,8 @@ function node() {
             socket.off("close", sent);
             if (isSent) return;
             isSent = true;
-            if (response instanceof Promise) response.then(service.sent, service.sent); // its client may have left before
+            // A client may leave before its route is done.
+            if (response instanceof Promise) response.then(service.sent, service.sent);
             else service.sent();
           };
           outgoing.on("close", sent);
