@@ -3,7 +3,7 @@
  * prints a table of ratios. The same goes to bench/results.json, and the probe's cost to bench/probe.svg.
  *
  * BENCH_NODE names a Node.js that runs TypeScript by itself, PEER a Go program that answers /healthz and has --ping.
- * It needs hyperfine and wrk; without a Docker engine the rows about images are left out, and it says so.
+ * It needs hyperfine, wrk and time; without a Docker engine the rows about images are left out, and it says so.
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -103,6 +103,17 @@ interface Figure {
   ratio?: number;
   goal?: { atMost?: number; atLeast?: number };
 }
+/** What two sides measured in turn come to: the median of each, and that of the pairs' ratios. */
+const paired = (name: string, unit: string, digits: number, pairs: number[][], goal: Figure["goal"]): Figure => ({
+  name,
+  unit,
+  digits,
+  ours: median(pairs.map(([mine]) => mine)),
+  theirs: median(pairs.map(([, other]) => other)),
+  ratio: median(pairs.map(([mine, other]) => mine / other)),
+  goal,
+});
+
 interface Row {
   what: string;
   ours: string;
@@ -215,18 +226,9 @@ await withServer(denoSource, (port) => {
   const compare = (name: string, ours: string[], against: string, theirs: string[], atMost?: number) => {
     const runs = Array.from({ length: PAIRS }, () => [cost(ours, env), cost(theirs, env)]);
     const peaks = Array.from({ length: PEAK_PAIRS }, () => [peakMib(ours, env), peakMib(theirs, env)]);
-    const figure = (name: string, unit: string, digits: number, pairs: number[][]) => ({
-      name,
-      unit,
-      digits,
-      ours: median(pairs.map(([mine]) => mine)),
-      theirs: median(pairs.map(([, other]) => other)),
-      ratio: median(pairs.map(([mine, other]) => mine / other)),
-      goal: { atMost },
-    });
-    const cpu = figure("CPU", "ms", 1, runs.map((pair) => pair.map(({ cpuMs }) => cpuMs)));
-    const wall = figure("wall", "ms", 1, runs.map((pair) => pair.map(({ wallMs }) => wallMs)));
-    row(`probe, ${name}`, against, [cpu, wall, figure("peak memory", "MiB", 0, peaks)]);
+    const cpu = paired("CPU", "ms", 1, runs.map((pair) => pair.map(({ cpuMs }) => cpuMs)), { atMost });
+    const wall = paired("wall", "ms", 1, runs.map((pair) => pair.map(({ wallMs }) => wallMs)), { atMost });
+    row(`probe, ${name}`, against, [cpu, wall, paired("peak memory", "MiB", 0, peaks, { atMost })]);
     return [cpu.ours, cpu.theirs];
   };
   const draw = (probe: string, kind: string, cpuMs: number) => probeCpuMs.push({ probe, kind, cpuMs });
@@ -299,11 +301,10 @@ async function race(
     }
     rounds.push(pair);
   }
-  const [ourRate, theirRate] = [0, 1].map((side) => median(rounds.map((round) => round[side].perSecond / 1000)));
-  const ratio = median(rounds.map(([mine, other]) => mine.perSecond / other.perSecond));
+  const thousands = rounds.map((round) => round.map(({ perSecond }) => perSecond / 1000));
   const [ourP99, theirP99] = [0, 1].map((side) => median(rounds.map((round) => round[side].p99Ms)));
   row(`${path}, ${name}`, against, [
-    { name: "requests", unit: "k/s", ours: ourRate, theirs: theirRate, ratio, goal: { atLeast } },
+    paired("requests", "k/s", 1, thousands, { atLeast }),
     { name: "p99", unit: "ms", digits: 2, ours: ourP99, theirs: theirP99 },
   ]);
 }
@@ -323,11 +324,7 @@ async function starts(name: string, ours: string[], against: string, theirs: str
     for (const command of [ours, theirs]) times.push(await withServer(command, (_port, _server, startMs) => startMs));
     pairs.push(times);
   }
-  const [ourMs, theirMs] = [0, 1].map((side) => median(pairs.map((times) => times[side])));
-  const ratio = median(pairs.map(([mine, other]) => mine / other));
-  row(`start, ${name}`, against, [
-    { name: "to the first 200", unit: "ms", digits: 0, ours: ourMs, theirs: theirMs, ratio, goal: { atMost } },
-  ]);
+  row(`start, ${name}`, against, [paired("to the first 200", "ms", 0, pairs, { atMost })]);
 }
 
 await starts("Deno, bundled", denoBundle, "raw Deno.serve with the image's options", rawDenoInImage, 1.2);
@@ -436,6 +433,7 @@ CMD ["npx", "tsx", "main.ts"]`,
 } else {
   console.error("Left out: the images, as no Docker engine answers");
 }
+
 // ── What comes of it ──
 
 const machine = {
