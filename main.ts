@@ -1,38 +1,452 @@
 /**
  * heartbeat: an HTTP service in one file that serves, proves its own health and stops well.
  *
- *     npx tsx main.ts             serve under Node.js
- *     deno run -P main.ts         serve under Deno
- *     deno run -P main.ts --ping  ask the running instance for /healthz: exit 0 if it is healthy, 1 if not
+ *     npx tsx main.ts                         serve under Node.js
+ *     deno run -P --no-prompt main.ts         serve under Deno
+ *     deno run -P --no-prompt main.ts --ping  ask the running instance for /healthz: exit 0 if it is healthy, 1 if not
  *
  * @module
  */
-import type { AddressInfo, Socket } from "node:net";
+import type { HttpBindings, WebSocketServerLike } from "@hono/node-server";
 import type { Context, Hono } from "hono";
+import type { AddressInfo, Socket } from "node:net";
 
-const VERSION = "1.0.0";
-/** The longest delay a timer takes; a longer one would fire at once. */
-const TIMER_LIMIT_MS = 2_147_483_647;
-/** Between two attempts to listen again. */
-const PAUSE_MS = 250;
+/**
+ * Your service: its routes, and what it needs and holds. It listens once this is done.
+ *
+ * @param app Takes the routes: https://hono.dev/docs/api/routing
+ * @param stopping Aborts when the drain begins: what streams or loops ends then
+ * @returns What readiness depends on, what is to be closed at the end, and a WebSocket server for Node.js
+ */
+export async function addRoutes(app: App, { stopping: _stopping }: { stopping: AbortSignal }): Promise<Hooks | void> {
+  // ════════ YOUR ROUTES BEGIN HERE ════════ (a package by `await import("…")`, so that the probe does not load it)
+
+  app.get("/", (c) => c.text(`heartbeat ${VERSION}: replace this route in main.ts with your own\n`));
+
+  // ════════ YOUR ROUTES END HERE ════════
+}
+
+// ── What a service may use and return ──
+
+/** The application that takes the routes. `c.env` is what the runtime gives with a request. */
+export type App = Hono<{
+  Bindings: Partial<HttpBindings & Deno.ServeHandlerInfo<Deno.NetAddr>>;
+  Variables: Record<string, unknown>;
+}>;
+
+/** What a service may return to be asked and told. */
+export interface Hooks {
+  /** Asked by /readyz, at most once a second: false, an error or no answer within a second is unready. */
+  ready?(): unknown;
+  /** Run after the drain, with what is left of its deadline and at least a second. */
+  close?(): unknown;
+  /** For Node.js, as its adapter takes it: https://hono.dev/docs/helpers/websocket */
+  websocket?: { server: WebSocketServerLike };
+}
+
+const VERSION = "2.0.0";
+/** The runtime's own class: the adapter of Node.js puts a subclass in its place. */
+const RuntimeResponse = Response;
+
+// ── The application ──
+
+/** How often `ready` is asked at most, and how long it may take. */
+const READY_LIMIT_MS = 1000;
+
+/**
+ * Builds the application. Hono is loaded here, for the probe does without.
+ *
+ * @param isDraining Whether the service was told to stop
+ * @returns It, to take routes, and what gives it the hook that readiness depends on
+ */
+export async function createApp(
+  isDraining: () => boolean,
+): Promise<{ app: App; useReady(ready: Hooks["ready"]): void }> {
+  const { Hono } = await import("hono");
+  const app: App = new Hono();
+  let unready: (() => Promise<boolean>) | undefined;
+
+  // Before the user's, so that no middleware of theirs can fail, delay or change what tells of health.
+  const check = (path: string, answer: (c: Context) => Response | Promise<Response>) =>
+    app.all(path, (c) => {
+      if (/^(GET|HEAD)$/.test(c.req.method)) return answer(c);
+      runtime.discardBody(c.req.raw);
+      return c.json({ error: "Method Not Allowed" }, 405, { Allow: "GET, HEAD" });
+    });
+  const uncached = { "Cache-Control": "no-store" };
+  const healthy = new Response(null, { headers: uncached });
+  check("/healthz", () => healthy);
+  check("/readyz", (c) => {
+    const answer = (status: string) => c.json({ status }, status === "ready" ? 200 : 503, uncached);
+    if (isDraining()) return answer("draining");
+    return unready ? unready().then((isUnready) => answer(isUnready ? "unready" : "ready")) : answer("ready");
+  });
+
+  app.notFound((c) => {
+    runtime.discardBody(c.req.raw);
+    return c.json({ error: "Not Found" }, 404);
+  });
+  const { onError } = app;
+  // A handler of the user's own takes the place of ours, and the log still tells.
+  app.onError = (handler) =>
+    onError((error, c) => {
+      const isClientFault = "getResponse" in error && error.getResponse().status < 500;
+      if (!isClientFault) logError(target(c.req.raw), error);
+      return handler(error, c);
+    });
+  app.onError((error) => {
+    const response = "getResponse" in error && error.getResponse();
+    return response && response.status < 500 ? response : internalError();
+  });
+  return { app, useReady: (ready) => unready = ready && shareUnready(ready) };
+}
+
+/** Asks `ready` at most once in READY_LIMIT_MS; what comes in between shares the outcome. Logs when that changes. */
+function shareUnready(ready: () => unknown): () => Promise<boolean> {
+  let askedMs = -Infinity;
+  let wasUnready = false;
+  let outcome = Promise.resolve(false);
+  const ask = async () => {
+    const asked = (async () => {
+      if (await ready() === false) throw new Error("ready() returned false");
+    })();
+    const thrown = await inTime(asked, READY_LIMIT_MS).then(
+      (isInTime) => isInTime ? undefined : { error: new Error(`ready() took more than ${READY_LIMIT_MS} ms`) },
+      (error) => ({ error }),
+    );
+    const isUnready = thrown !== undefined;
+    if (isUnready && !wasUnready) logError({ status: "unready" }, thrown.error);
+    if (!isUnready && wasUnready) print(entry({ status: "ready" }));
+    return wasUnready = isUnready;
+  };
+  return () => {
+    if (performance.now() - askedMs >= READY_LIMIT_MS) {
+      askedMs = performance.now();
+      outcome = ask();
+    }
+    return outcome;
+  };
+}
+
+// ── Answers and the log ──
+
+/** How long lines of the access log are gathered, to be written at once: a write costs as much as a request. */
+const GATHER_MS = 10;
+/** As much of what was thrown as a line holds. */
+const ERROR_LIMIT_CHARS = 400;
+const STACK_LIMIT_CHARS = 1000;
+
+const gathered: string[] = [];
+
+function flush(): void {
+  if (gathered.length > 0) print(gathered.splice(0).join("\n"));
+}
+
+/** Prints a line. That it cannot (a full disk, a closed pipe) must change neither an answer nor an exit code. */
+function print(line: string, write: (line: string) => void = console.log): void {
+  flush();
+  try {
+    write(line);
+  } catch { /* nobody is left to tell */ }
+}
+
+/** A line of the log. */
+const entry = (fields: object) => JSON.stringify({ time: new Date().toISOString(), ...fields });
+
+/** A request's path, without the query, which may hold secrets. Not by new URL(): it refuses hosts that clients send. */
+const pathOf = (request: Request) => request.url.replace(/^\w+:\/\/[^/]*|[?#].*/g, "");
+
+/** What a request asked for, as a line of the log tells it. */
+const target = (request: Request) => ({ method: request.method, path: pathOf(request) });
+
+/** Logs in one line what was thrown, which may be anything, and where. */
+function logError(context: object, thrown: unknown): void {
+  let error: string = typeof thrown;
+  let stack;
+  try {
+    error = String(thrown).slice(0, ERROR_LIMIT_CHARS);
+    stack = thrown instanceof Error
+      ? thrown.stack?.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS)
+      : undefined;
+  } catch { /* it has no text */ }
+  print(entry({ ...context, error, stack }), console.error);
+}
+
+/** What a client learns of a failure. */
+const internalError = () => Response.json({ error: "Internal Server Error" }, { status: 500 });
+
+/** Answers requests, and counts those in flight. */
+export interface Handler {
+  /**
+   * @param env What the runtime gives with the request
+   * @param prepare The runtime's last word on a response; may throw
+   * @returns The response, a generic 500 for a route that fails, and what is to be called once, when that response was
+   * sent or its client is gone
+   */
+  answer(request: Request, env: object, prepare: (response: Response) => Response): {
+    response: Response | Promise<Response>;
+    sent(isComplete: boolean, status?: number): void;
+  };
+  inFlight(): number;
+  /** Resolves once nothing is in flight. */
+  idle(): Promise<void>;
+}
+
+/**
+ * Makes an application answer whatever its routes do, and tell of it.
+ *
+ * @param accessLog Whether a request prints a line when it is over; one for health never does
+ */
+export function createHandler(app: App, accessLog: boolean): Handler {
+  let inFlight = 0;
+  let onIdle = () => {};
+  const respond = (request: Request, env: object, prepare: (response: Response) => Response) => {
+    const finish = (response: unknown) => {
+      if (!(response instanceof RuntimeResponse)) {
+        throw new TypeError(`the route returned ${typeof response}, no Response`);
+      }
+      if (response.status === 0) throw new TypeError("the route returned a network error, which no client can be sent");
+      return prepare(response);
+    };
+    const fail = (thrown: unknown) => {
+      logError(target(request), thrown);
+      return prepare(internalError());
+    };
+    try {
+      const response = app.fetch(request, env);
+      return response instanceof Promise ? response.then(finish).catch(fail) : finish(response);
+    } catch (thrown) {
+      return fail(thrown);
+    }
+  };
+  return {
+    answer(request, env, prepare) {
+      const startMs = performance.now();
+      inFlight++;
+      const response = respond(request, env, prepare);
+      const end = (status: number, isComplete: boolean) => {
+        if (accessLog) {
+          const { method, path } = target(request);
+          if (path !== "/healthz" && path !== "/readyz") {
+            const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
+            const line = entry({ method, path, status, ms, incomplete: isComplete ? undefined : true });
+            if (gathered.push(line) === 1) setTimeout(flush, GATHER_MS);
+          }
+        }
+        if (--inFlight === 0) onIdle();
+      };
+      return {
+        response,
+        sent(isComplete, status) {
+          // A client may leave before its route is done.
+          if (response instanceof Promise) response.then((response) => end(status ?? response.status, isComplete));
+          else end(status ?? response.status, isComplete);
+        },
+      };
+    },
+    inFlight: () => inFlight,
+    idle: () => new Promise((resolve) => inFlight === 0 ? resolve() : onIdle = resolve),
+  };
+}
+
+// ── The server ──
+
+/** A signal this soon after the first is the same one: under `npm start` a terminal's Ctrl-C arrives twice. */
+const SAME_SIGNAL_MS = 500;
+/** What `close` gets at least. */
+const CLOSE_LEAST_MS = 1000;
+
+/**
+ * Serves until a signal, then drains.
+ *
+ * @returns The exit code: 0 once every request in flight is answered and all is closed, 1 if not
+ * @throws {Error} in one line that names the address, if it cannot listen there
+ */
+async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings): Promise<number> {
+  let isStarted = false;
+  let signalledMs = -1;
+  const isDraining = () => signalledMs >= 0;
+  const stopped = new Promise<void>((resolve) => {
+    const stop = () => {
+      if (!isStarted) runtime.exit(0); // nothing is in flight
+      else if (!isDraining()) {
+        signalledMs = performance.now();
+        print(`Draining, requests in flight: ${handler.inFlight()}`);
+        resolve();
+      } else if (performance.now() - signalledMs > SAME_SIGNAL_MS) {
+        print(`Cut by a second signal, requests in flight: ${handler.inFlight()}`, console.error);
+        runtime.exit(1);
+      }
+    };
+    runtime.onSignal("SIGTERM", stop);
+    runtime.onSignal("SIGINT", stop);
+  });
+  runtime.onExit(flush);
+
+  const listen = await runtime.loadServer();
+  const { app, useReady } = await createApp(isDraining);
+  const handler = createHandler(app, accessLog);
+  const stopping = new AbortController();
+  runtime.allowListeners(stopping.signal);
+  let hooks: Hooks | void;
+  try {
+    hooks = await addRoutes(app, { stopping: stopping.signal });
+  } catch (error) {
+    logError({ during: "addRoutes()" }, error);
+    return 1;
+  }
+  isStarted = true;
+  useReady(hooks?.ready?.bind(hooks));
+
+  /** Runs the user's close() and tells whether it succeeded in time. */
+  const close = async (ms: number): Promise<boolean> => {
+    try {
+      if (await inTime((async () => await hooks?.close?.())(), ms)) return true;
+      throw new Error(`close() took more than ${Math.round(ms)} ms`);
+    } catch (error) {
+      logError({ during: "close()" }, error);
+      return false;
+    }
+  };
+  const listener = await listen(host, port, handler, isDraining, hooks?.websocket).catch(async (error) => {
+    await close(Math.max(CLOSE_LEAST_MS, shutdownTimeoutMs));
+    throw new Error(`Cannot listen on ${authority(host, port)}: ${errorMessage(error)}`);
+  });
+  print(`Listening on http://${authority(host, listener.port)}`);
+
+  await stopped;
+  await sleep(drainDelayMs);
+  const deadlineMs = performance.now() + shutdownTimeoutMs;
+  stopping.abort();
+  const isDrained = await inTime(listener.close(handler.idle()), shutdownTimeoutMs);
+  if (!isDrained) {
+    const left = handler.inFlight() || "none, but connections still open";
+    print(`Cut after ${shutdownTimeoutMs} ms, requests in flight: ${left}`, console.error);
+  }
+  const isClosed = await close(Math.max(CLOSE_LEAST_MS, deadlineMs - performance.now()));
+  return isDrained && isClosed ? 0 : 1;
+}
+
+// ── The probe ──
+
 /** As much of an answer as the probe reads; Node.js sets its requests the same limit. */
 const HEAD_LIMIT_BYTES = 16_384;
 /** A status line, then fields: https://www.rfc-editor.org/rfc/rfc9112#section-2.1 */
 const HEAD_PATTERN = /^HTTP\/1\.[01] ([1-5]\d\d)(?: [^\0\r\n]*)?\r\n(?:[!#$%&'*+.^_`|~\w-]+:[^\0\r\n]*\r\n)*\r\n/;
-/** As much of others' text as a message quotes: Docker keeps 4,096 bytes of what a probe prints. */
-const QUOTE_LIMIT_CHARS = 80;
-/** Nothing but an authority and one segment of a path: whatever the Host field held, it added nothing to the path. */
-const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
 /** The unspecified address of either family, however it is written. */
 const WILDCARD_PATTERN = /^[0.:]+$/;
-const USAGE = `Usage: main.ts [--ping | --help | --version]
 
-Serves; with --ping asks the running instance for /healthz, and exits 0 if it is healthy, 1 if not.
+/** What a probe found: a refused connection is unhealthy too, but nothing is wedged that does not listen. */
+export interface Finding {
+  outcome: "healthy" | "unhealthy" | "refused";
+  /** One line. */
+  text: string;
+}
 
-Environment, for both: PORT (8080), HOST (0.0.0.0), PING_TIMEOUT_MS (3000), DRAIN_DELAY_MS (0),
-SHUTDOWN_TIMEOUT_MS (8000), ACCESS_LOG (on)`;
+/**
+ * Asks the instance that the settings describe for its health. Over a plain socket, for an HTTP client costs more
+ * than the rest of the probe, obeys proxies and refuses some ports.
+ *
+ * @throws {Error} in one line, if the port cannot be known
+ */
+export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<Finding> {
+  if (port === 0) throw new Error("Cannot probe PORT=0: set it to the port that the service listens on");
+  const target = !WILDCARD_PATTERN.test(host) ? host : host.includes(":") ? "::1" : "127.0.0.1";
+  const url = new URL(`http://${authority(target, port)}/healthz`);
+  const request = `GET ${url.pathname} HTTP/1.1\r\nHost: ${url.host}\r\nConnection: close\r\n\r\n`;
+  const deadline = AbortSignal.timeout(pingTimeoutMs);
+  try {
+    const status = await readStatus(runtime.exchange(target, port, request, deadline));
+    const outcome = status === 200 ? "healthy" : "unhealthy";
+    return { outcome, text: `${outcome}: ${url} answered ${status}` };
+  } catch (error) {
+    const outcome = (error as { code?: string }).code === "ECONNREFUSED" ? "refused" : "unhealthy";
+    const late = `gave no HTTP response head within PING_TIMEOUT_MS=${pingTimeoutMs}`;
+    return { outcome, text: `unhealthy: ${url} ${deadline.aborted ? late : errorMessage(error)}` };
+  }
+}
+
+/**
+ * Reads a response to the end of its head.
+ *
+ * @param chunks The bytes of the response, split anywhere
+ * @returns The status code
+ * @throws {Error} quoting what came, if that is not a complete response head of at most 16,384 bytes
+ */
+export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<number> {
+  let head = "";
+  for await (const chunk of chunks) {
+    head += String.fromCharCode(...chunk.subarray(0, HEAD_LIMIT_BYTES - head.length));
+    if (head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES || /^[^H]/.test(head)) break;
+  }
+  const match = HEAD_PATTERN.exec(head);
+  if (match) return Number(match[1]);
+  throw new Error(`sent no HTTP response head in ${head.length} bytes: ${quote(head)}`);
+}
+
+// ── Healing: what plain Docker leaves to us ──
+
+/** What one probe tells the next, in memory: which life of process 1 it is about, then when each failure was. */
+const STREAK_FILE = "/dev/shm/heartbeat-streak";
+/** So many failures turn a container unhealthy: Docker is to tell of it before anything is ended. */
+const LEAST_FAILURES = 3;
+const INIT_PATTERN = /^(\S*\/)?(tini|docker-init|dumb-init|catatonit)\0/;
+
+/**
+ * Notes what a probe found, and ends a service that has failed for `healAfterMs` without a break. Its init passes the
+ * signal on; SIGALRM ends either runtime natively, though its event loop turns for ever, and after SIGCONT a stopped one.
+ *
+ * @returns What it did, or why it did nothing
+ */
+export function heal({ outcome }: Finding, healAfterMs: number): string {
+  try {
+    const life = runtime.readFile("/proc/1/stat").replace(/^.*\) /, "").split(" ")[19]; // proc_pid_stat(5): starttime
+    if (outcome === "healthy") {
+      runtime.writeFile(STREAK_FILE, life);
+      return "";
+    }
+    if (outcome === "refused") return "not counted: nothing listens";
+    if (!isOwnInit()) return "refused: process 1 is not this container's init";
+    const [notedLife, ...noted] = readStreak();
+    if (notedLife !== life) return "not counted: never healthy";
+    const nowMs = Date.now();
+    const failuresMs = noted.map(Number);
+    if (failuresMs.some((ms) => !(ms <= nowMs))) failuresMs.length = 0; // the clock was set back
+    const sinceMs = nowMs - (failuresMs[0] ?? nowMs);
+    if (failuresMs.length < LEAST_FAILURES || sinceMs < healAfterMs) {
+      runtime.writeFile(STREAK_FILE, [life, ...failuresMs, nowMs].join(" "));
+      return `failure ${failuresMs.length + 1} in ${sinceMs} ms, HEAL_AFTER_MS=${healAfterMs}`;
+    }
+    for (const signal of ["SIGALRM", "SIGCONT"] as const) runtime.kill(1, signal);
+    return `ended the service after ${sinceMs} ms`;
+  } catch (error) {
+    return `cannot note: ${quote(errorMessage(error))}`;
+  }
+}
+
+function readStreak(): string[] {
+  try {
+    return runtime.readFile(STREAK_FILE).split(" ");
+  } catch {
+    return [];
+  }
+}
+
+/** Whether process 1 is the init that started this program's service, in this container. */
+function isOwnInit(): boolean {
+  try {
+    const command = runtime.readFile("/proc/1/cmdline");
+    const [own, its] = ["self", "1"].map((process) => runtime.readLink(`/proc/${process}/ns/mnt`));
+    return INIT_PATTERN.test(command) && command.includes(`\0${import.meta.filename}\0`) && own === its;
+  } catch {
+    return false;
+  }
+}
 
 // ── Settings ──
+
+/** The longest delay a timer takes; a longer one would fire at once. */
+const TIMER_LIMIT_MS = 2_147_483_647;
 
 /** What the environment tells the service and the probe alike. */
 export type Settings = ReturnType<typeof readSettings>;
@@ -60,6 +474,7 @@ export function readSettings(env: (name: string) => string | undefined) {
     pingTimeoutMs: integer("PING_TIMEOUT_MS", "3000", 1),
     drainDelayMs: integer("DRAIN_DELAY_MS", "0", 0),
     shutdownTimeoutMs: integer("SHUTDOWN_TIMEOUT_MS", "8000", 0),
+    healAfterMs: integer("HEAL_AFTER_MS", "0", 0),
     accessLog: read("ACCESS_LOG", "on", "on or off", (text) => /^(on|off)$/.test(text)) === "on",
   };
 }
@@ -71,198 +486,10 @@ function isHost(text: string): boolean {
   return text.includes(":") ? /^[\da-f:.]+$/i.test(text) : new URL(url).host === text.toLowerCase();
 }
 
-// ── The service ──
+// ── Text and time ──
 
-/**
- * Builds the application. Hono is loaded here, for the probe does without.
- *
- * @param isDraining Whether the service was told to stop
- */
-export async function createApp(isDraining: () => boolean): Promise<Hono> {
-  const { Hono } = await import("hono");
-  const app = new Hono();
-
-  const uncached = { "Cache-Control": "no-store" };
-  const healthy = new Response(null, { headers: uncached });
-  // One handler a path and no middleware: a request that more than one matches costs Hono a promise and a tenth more.
-  const check = (path: string, answer: (c: Context) => Response) =>
-    app.all(path, (c) => {
-      if (/^(GET|HEAD)$/.test(c.req.method)) return answer(c);
-      return c.json({ error: "Method Not Allowed" }, 405, { Allow: "GET, HEAD" });
-    });
-  check("/healthz", () => healthy);
-  check("/readyz", (c) => {
-    return isDraining() ? c.json({ status: "draining" }, 503, uncached) : c.json({ status: "ready" }, 200, uncached);
-  });
-
-  // ════════ YOUR ROUTES BEGIN HERE ════════
-
-  app.get("/", (c) => c.text(`heartbeat ${VERSION}: replace this route in main.ts with your own\n`));
-
-  // ════════ YOUR ROUTES END HERE ════════
-
-  app.notFound((c) => c.json({ error: "Not Found" }, 404));
-  app.onError((error, c) => {
-    const response = "getResponse" in error && error.getResponse();
-    return response && response.status < 500 ? response : failure(c.req.raw, error);
-  });
-  return app;
-}
-
-/** A request's path, without the query, which may hold secrets. Not by new URL(): it refuses hosts that clients send. */
-const pathOf = (request: Request) => request.url.replace(/^\w+:\/\/[^/]*|[?#].*/g, "");
-
-/** A line of the log: what was asked for, and what came of it. */
-const entry = (request: Request, outcome: object) =>
-  JSON.stringify({ time: new Date().toISOString(), method: request.method, path: pathOf(request), ...outcome });
-
-/** Prints what a route threw, which may be anything, and gives the client an answer that does not tell it. */
-function failure(request: Request, thrown: unknown): Response {
-  let error: string = typeof thrown;
-  try {
-    error = String(thrown);
-  } catch { /* it has no text */ }
-  print(entry(request, { error }), console.error);
-  return Response.json({ error: "Internal Server Error" }, { status: 500 });
-}
-
-/**
- * Makes an application answer whatever its routes do, and tell of it.
- *
- * @param accessLog Whether a request prints a line; one for health never does
- * @param isDraining Whether the service was told to stop: an answer is then the last on its connection
- * @returns What gives the answer to a request: for a route that fails a generic 500, and the detail in a line
- */
-export function createHandler(app: Hono, accessLog: boolean, isDraining: () => boolean): Service["answer"] {
-  return (request) => {
-    const startMs = performance.now();
-    const finish = (response: Response) => {
-      if (response.status === 0) throw new Error("the route returned a network error, which no client can be sent");
-      let answer = response;
-      if (isDraining()) {
-        answer = new Response(response.body, response); // the headers of some responses are immutable
-        answer.headers.set("Connection", "close");
-      }
-      if (accessLog && !/^\/(healthz|readyz)$/.test(pathOf(request))) {
-        const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
-        print(entry(request, { status: response.status, ms }));
-      }
-      return answer;
-    };
-    // What Hono leaves: what is thrown and is no Error, and what finish() refuses.
-    const fail = (thrown: unknown) => finish(failure(request, thrown));
-    try {
-      const response = app.fetch(request);
-      return response instanceof Promise ? response.then(finish).catch(fail) : finish(response);
-    } catch (thrown) {
-      return fail(thrown);
-    }
-  };
-}
-
-/**
- * Serves until a signal, then drains.
- *
- * @returns The exit code: 0 once every request under way is answered, 1 if some had to be cut
- * @throws {Error} in one line that names the address, if it cannot listen there
- */
-async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings): Promise<number> {
-  let underWay = 0;
-  let isDraining = false;
-  const stopped = new Promise<void>((resolve) => {
-    const stop = () => {
-      if (isDraining) {
-        print(`Cut by a second signal, unfinished requests: ${underWay}`, console.error);
-        runtime.exit(1);
-      }
-      print(`Draining, unfinished requests: ${underWay}`);
-      isDraining = true;
-      resolve();
-    };
-    runtime.onSignal("SIGTERM", stop);
-    runtime.onSignal("SIGINT", stop);
-  });
-
-  const handle = createHandler(await createApp(() => isDraining), accessLog, () => isDraining);
-  let onAnswered = () => {};
-  const service: Service = {
-    answer(request) {
-      underWay++;
-      return handle(request);
-    },
-    sent() {
-      if (--underWay === 0) onAnswered();
-    },
-  };
-  const listener = await runtime.listen(host, port, service).catch((error) => {
-    throw new Error(`Cannot listen on ${authority(host, port)}: ${cause(error)}`);
-  });
-  print(`Listening on http://${authority(host, listener.port)}`);
-
-  await stopped;
-  await sleep(drainDelayMs);
-  const answered = new Promise<void>((resolve) => {
-    onAnswered = resolve;
-    if (underWay === 0) resolve();
-  });
-  const isLate = sleep(shutdownTimeoutMs).then(() => true);
-  if (!await Promise.race([listener.close(answered), isLate])) return 0;
-  print(
-    `Cut after ${shutdownTimeoutMs} ms, unfinished requests: ${underWay || "none, but connections still open"}`,
-    console.error,
-  );
-  return 1;
-}
-
-// ── The probe ──
-
-/**
- * Asks the instance that the settings describe for its health. Over a plain socket, for an HTTP client costs more
- * than the rest of the probe, obeys proxies and refuses some ports.
- *
- * @returns What was seen of a healthy instance
- * @throws {Error} in one line that says what was seen instead, or that the port cannot be known
- */
-export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<string> {
-  if (port === 0) throw new Error("Cannot probe PORT=0: set it to the port that the service listens on");
-  const target = !WILDCARD_PATTERN.test(host) ? host : host.includes(":") ? "::1" : "127.0.0.1";
-  const url = new URL(`http://${authority(target, port)}/healthz`);
-  const request = `GET ${url.pathname} HTTP/1.1\r\nHost: ${url.host}\r\nConnection: close\r\n\r\n`;
-  const deadline = AbortSignal.timeout(pingTimeoutMs);
-  const seen = await readStatus(runtime.exchange(target, port, request, deadline)).then(
-    (status) => `answered ${status}`,
-    (error) => deadline.aborted ? `gave no HTTP response head within PING_TIMEOUT_MS=${pingTimeoutMs}` : cause(error),
-  );
-  if (seen === "answered 200") return `healthy: ${url} ${seen}`;
-  throw new Error(`unhealthy: ${url} ${seen}`);
-}
-
-/**
- * Reads a response to the end of its head.
- *
- * @param chunks The bytes of the response, split anywhere
- * @returns The status code
- * @throws {Error} quoting what came, if that is not a complete response head of at most 16,384 bytes
- */
-export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<number> {
-  let head = "";
-  for await (const chunk of chunks) {
-    head += String.fromCharCode(...chunk.subarray(0, HEAD_LIMIT_BYTES - head.length));
-    if (head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES || /^[^H]/.test(head)) break;
-  }
-  const match = HEAD_PATTERN.exec(head);
-  if (match) return Number(match[1]);
-  throw new Error(`sent no HTTP response head in ${head.length} bytes: ${quote(head)}`);
-}
-
-// ── Words ──
-
-/** Prints a line. That it cannot (a full disk, a closed pipe) must change neither an answer nor an exit code. */
-function print(line: string, write: (line: string) => void = console.log): void {
-  try {
-    write(line);
-  } catch { /* nobody is left to tell */ }
-}
+/** As much of others' text as a message quotes: escaped, a character takes up to six. */
+const QUOTE_LIMIT_CHARS = 64;
 
 /** Others' text as a message shows it: quoted, bounded, printable ASCII. */
 function quote(text: string): string {
@@ -270,7 +497,7 @@ function quote(text: string): string {
 }
 
 /** What went wrong, in the runtime's words; the error of several addresses at once has only a code. */
-function cause(error: unknown): string {
+function errorMessage(error: unknown): string {
   const { message, code } = error as Error & { code?: string };
   return message || `${code}`;
 }
@@ -282,25 +509,56 @@ const authority = (host: string, port: number) => `${bracketed(host)}:${port}`;
 
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
-// ── The runtimes: all that differs between them ──
-
-interface Service {
-  answer(request: Request): Response | Promise<Response>;
-  /** To be called once for each answer, when that is handed over or its client is gone. */
-  sent(): void;
+/** Whether a promise resolves within a time; rejects if it does. */
+async function inTime(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  let stop = () => {};
+  const late = new Promise<false>((resolve) => {
+    const timer = setTimeout(() => resolve(false), ms);
+    stop = () => clearTimeout(timer);
+  });
+  return await Promise.race([promise.then(() => true), late]).finally(stop);
 }
 
+// ── The runtimes: all that differs between them ──
+
+type Listen = (
+  host: string,
+  port: number,
+  handler: Handler,
+  isDraining: () => boolean,
+  websocket: Hooks["websocket"],
+) => Promise<{
+  port: number;
+  /** Stops accepting; resolves when `idle` has and all of it is sent. */
+  close(idle: Promise<void>): Promise<void>;
+}>;
+
 function node() {
+  const fs = () => process.getBuiltinModule("node:fs");
   return {
     args: process.argv.slice(2),
     env: (name: string) => process.env[name],
     exit: (code: number) => process.exit(code),
+    writeOut: (line: string) => console.log(line),
+    writeError: (line: string) => console.error(line),
+    readFile: (path: string) => fs().readFileSync(path, "utf8"),
+    writeFile: (path: string, text: string) => fs().writeFileSync(path, text),
+    readLink: (path: string) => fs().readlinkSync(path),
+    kill(id: number, signal: "SIGALRM" | "SIGCONT"): void {
+      process.kill(id, signal);
+    },
     onSignal(signal: "SIGTERM" | "SIGINT", handler: () => void): void {
       process.on(signal, handler);
     },
+    onExit(handler: () => void): void {
+      process.on("exit", handler);
+    },
+    allowListeners: (signal: AbortSignal) => process.getBuiltinModule("node:events").setMaxListeners(0, signal),
+    /** The adapter does it by itself. */
+    discardBody(_request: Request): void {},
     /** Whether this file was started, not imported; Node.js before 24.2 does not tell. */
     isProgram() {
-      const { existsSync, realpathSync } = process.getBuiltinModule("node:fs");
+      const { existsSync, realpathSync } = fs();
       const [, path = ""] = process.argv; // tsx takes it without its extension, too
       return import.meta.main ?? (existsSync(path) ? realpathSync(path) : `${path}.ts`) === import.meta.filename;
     },
@@ -310,56 +568,143 @@ function node() {
       socket.write(request);
       return socket;
     },
-    /** Listens; `close` stops accepting, and resolves when `answered` has and all of it is sent. */
-    async listen(hostname: string, port: number, service: Service) {
+    /** Loads what listens, and with it the classes that the user's responses are made of. */
+    async loadServer(): Promise<Listen> {
       // A log that nobody can take must not end the service.
       for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-      const { createAdaptorServer } = await import("@hono/node-server");
-      const server = createAdaptorServer({
-        overrideGlobalObjects: false,
-        fetch(request, { incoming: { socket }, outgoing }) {
-          const response = service.answer(request);
-          let isSent = false; // both may close at once
-          const sent = () => {
-            socket.off("close", sent);
-            if (isSent) return;
-            isSent = true;
-            // A client may leave before its route is done.
-            if (response instanceof Promise) response.then(service.sent, service.sent);
-            else service.sent();
-          };
-          outgoing.on("close", sent);
-          // Node.js 20 never closes the responses that a client asked for in advance and did not stay for.
-          socket.on("close", sent);
-          return response;
-        },
-      });
-      server.on("connection", (socket: Socket) => socket.setMaxListeners(0)); // one for each request asked in advance
-      await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, hostname, resolve));
-      return {
-        port: (server.address() as AddressInfo).port,
-        close(answered: Promise<void>) {
-          // http.Server's own close() would cut the connections whose response is written but not yet sent.
-          process.getBuiltinModule("node:net").Server.prototype.close.call(server);
-          return answered;
-        },
+      const { createAdaptorServer, getRequestListener } = await import("@hono/node-server");
+      getRequestListener(() => new Response()); // a response of the runtime's own class would be slow
+      // Where the adapter keeps what a response was made of, to send it as it is; to read its body would end that.
+      const [KEPT] = Object.getOwnPropertySymbols(new Response());
+      /** A response whose body cannot fail the adapter's way, which prints a stack and sends the error's text. */
+      const watched = (response: Response, onError: (error: unknown) => void): Response => {
+        const body = KEPT in response ? (response as unknown as Record<symbol, unknown[]>)[KEPT][1] : response.body;
+        if (!(body instanceof ReadableStream)) return response;
+        const reader = new RuntimeResponse(body).body!.getReader(); // throws if it was read already, or is locked
+        const stream = new ReadableStream({
+          async pull(controller) {
+            try {
+              const { done, value } = await reader.read();
+              if (done) controller.close();
+              else controller.enqueue(value);
+            } catch (error) {
+              onError(error);
+              controller.close();
+            }
+          },
+          cancel: (reason) => reader.cancel(reason),
+        });
+        const { status, statusText, headers } = response;
+        return new Response(stream, { status, statusText, headers });
+      };
+      return async (hostname, port, handler, isDraining, websocket) => {
+        const connections = new Map<Socket, Connection>();
+        let isClosing = false;
+        const upgraded = new Map<unknown, { close(code: number): void }>();
+        const server = createAdaptorServer({
+          hostname: "localhost", // of a request without Host: HTTP/1.0, as HAProxy checks
+          websocket,
+          fetch(request, env) {
+            const { incoming, outgoing } = env as {
+              incoming: HttpBindings["incoming"];
+              outgoing?: HttpBindings["outgoing"];
+            };
+            if (!outgoing) {
+              const { response, sent } = handler.answer(request, env, (response) => response);
+              Promise.resolve(response).then(() =>
+                setImmediate(() => sent(true, upgraded.has(incoming) ? 101 : undefined))
+              );
+              return response;
+            }
+            const { socket } = incoming;
+            const connection = connections.get(socket)!;
+            // What is pipelined behind a last response is not run, for it could not be answered.
+            if (connection.isLast) return new Promise<Response>(() => {});
+            connection.newest = outgoing;
+            const { response, sent } = handler.answer(request, env, (response) => {
+              if (isDraining() && connection.newest === outgoing) {
+                connection.isLast = true;
+                outgoing.setHeader("Connection", "close");
+              }
+              return watched(response, (error) => {
+                logError(target(request), error);
+                socket.resetAndDestroy(); // of HTTP/1.0 any other end would be a complete answer
+              });
+            });
+            const end = () => {
+              if (!connection.inFlight.delete(end)) return;
+              sent(outgoing.writableFinished);
+              if (isClosing && connection.inFlight.size === 0) socket.destroySoon();
+            };
+            connection.inFlight.add(end);
+            outgoing.on("close", end);
+            return response;
+          },
+        });
+        server.on("connection", (socket: Socket) => {
+          const connection: Connection = { inFlight: new Set(), isLast: false };
+          connections.set(socket, connection);
+          socket.on("close", () => {
+            connections.delete(socket);
+            // Node.js 20 never closes the pipelined responses that a client did not stay for.
+            for (const end of connection.inFlight) end();
+          });
+        });
+        websocket?.server.on("connection", (ws, incoming) => {
+          connections.delete(incoming.socket);
+          upgraded.set(incoming, ws);
+          ws.on("close", () => upgraded.delete(incoming));
+        });
+        await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, hostname, resolve));
+        return {
+          port: (server.address() as AddressInfo).port,
+          close(idle) {
+            isClosing = true;
+            // http.Server's own close() would cut the connections whose response is written but not yet sent.
+            process.getBuiltinModule("node:net").Server.prototype.close.call(server);
+            for (const ws of upgraded.values()) ws.close(1001); // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
+            for (const [socket, { inFlight }] of connections) if (inFlight.size === 0) socket.destroySoon();
+            return idle;
+          },
+        };
       };
     },
   };
 }
 
+interface Connection {
+  /** What ends each request in flight. */
+  inFlight: Set<() => void>;
+  newest?: object;
+  /** Whether the response that closes it is on its way. */
+  isLast: boolean;
+}
+
 function deno(): ReturnType<typeof node> {
-  /** Reads away what a route left of a request: its connection would not end while the client owes the rest. */
-  const discard = async (request: Request, answer: Response | Promise<Response>) => {
-    const response = await answer;
-    if (!request.bodyUsed) request.body?.pipeTo(new WritableStream()).catch(() => {});
-    return response;
-  };
+  /** Nothing but an authority and one segment of a path: whatever the Host field held, it added nothing to the path. */
+  const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
+  /** Between two attempts to listen again. */
+  const PAUSE_MS = 250;
+  // Past the console, which would take part in telemetry and make the probe wait for its collector.
+  const write = (stream: { writeSync(bytes: Uint8Array): number }) => (line: string) =>
+    void stream.writeSync(new TextEncoder().encode(`${line}\n`));
   return {
     args: Deno.args,
     env: Deno.env.get,
     exit: Deno.exit,
+    writeOut: write(Deno.stdout),
+    writeError: write(Deno.stderr),
+    readFile: Deno.readTextFileSync,
+    writeFile: Deno.writeTextFileSync,
+    readLink: Deno.readLinkSync,
+    kill: Deno.kill,
     onSignal: Deno.addSignalListener,
+    onExit(handler) {
+      for (const event of ["unload", "error", "unhandledrejection"]) addEventListener(event, handler);
+    },
+    allowListeners() {},
+    // Its connection would not end while the client owes the rest.
+    discardBody: (request) => void request.body?.pipeTo(new WritableStream()).catch(() => {}),
     isProgram: () => import.meta.main,
     async *exchange(hostname, port, request, signal) {
       const connection = await Deno.connect({ hostname, port, signal });
@@ -368,39 +713,59 @@ function deno(): ReturnType<typeof node> {
       const chunk = new Uint8Array(HEAD_LIMIT_BYTES);
       for (let size; (size = await connection.read(chunk));) yield chunk.subarray(0, size);
     },
-    async listen(hostname, port, service) {
-      const servers: Deno.HttpServer[] = [];
-      let isClosing = false;
-      const listen = (onListen: (address: Deno.NetAddr) => void) => {
-        const server = Deno.serve({ hostname, port, onListen }, (request, { completed }) => {
-          // Deno would take what follows the host in this field for the path. Reading the field costs more than its URL.
-          if (!PLAIN_URL_PATTERN.test(request.url) && /[/?#\\@]/.test(request.headers.get("host") ?? "")) {
-            return new Response(null, { status: 400 });
-          }
-          completed.then(service.sent, service.sent);
-          const response = service.answer(request);
-          return request.body ? discard(request, response) : response;
-        });
-        servers.push(server);
-        // Without a file descriptor to accept with, it gives up; it still serves the connections that it has.
-        server.finished.catch(replace);
-      };
-      const replace = async (error: unknown) => {
-        print(`Cannot accept connections: ${cause(error)}`, console.error);
-        await sleep(PAUSE_MS);
-        if (!isClosing) await new Promise(listen).catch(replace);
-      };
-      ({ port } = await new Promise<Deno.NetAddr>(listen));
-      return {
-        port,
-        async close(answered) {
-          isClosing = true;
-          const ended = Promise.all(servers.map((server) => server.shutdown()));
-          await answered;
-          await ended; // a large response is `completed` before its last bytes have left
-        },
-      };
-    },
+    loadServer: () =>
+      Promise.resolve(async (hostname, port, handler, isDraining) => {
+        const servers: Deno.HttpServer[] = [];
+        const uploads = new Set<Promise<void>>();
+        let isClosing = false;
+        const prepare = (response: Response) => {
+          if (response.bodyUsed) throw new TypeError("the route returned a response whose body was read already");
+          if (!isDraining() || response.status === 101) return response;
+          const last = new Response(response.body, response); // the headers of some responses are immutable
+          last.headers.set("Connection", "close");
+          return last;
+        };
+        const onError = (error: unknown) => {
+          logError({}, error);
+          return internalError();
+        };
+        const listen = (onListen: (address: Deno.NetAddr) => void) => {
+          const server = Deno.serve({ hostname, port, onListen, onError }, (request, info) => {
+            // Deno would take what follows the host in this field for the path. Reading the field costs more than its URL.
+            if (!PLAIN_URL_PATTERN.test(request.url) && /[/?#\\@]/.test(request.headers.get("host") ?? "")) {
+              return new Response(null, { status: 400 });
+            }
+            const { completed } = info;
+            if (request.body) {
+              const upload = completed.catch(() => {}).finally(() => uploads.delete(upload));
+              uploads.add(upload);
+            }
+            const { response, sent } = handler.answer(request, info, prepare);
+            completed.then(() => sent(true), () => sent(false));
+            return response;
+          });
+          servers.push(server);
+          // Without a file descriptor to accept with, it gives up; it still serves the connections that it has.
+          server.finished.catch(replace);
+        };
+        const replace = async (error: unknown) => {
+          print(`Cannot accept connections: ${errorMessage(error)}`, console.error);
+          await sleep(PAUSE_MS);
+          if (!isClosing) await new Promise(listen).catch(replace);
+        };
+        ({ port } = await new Promise<Deno.NetAddr>(listen));
+        return {
+          port,
+          async close(idle) {
+            isClosing = true;
+            // shutdown() makes the bodies of requests in flight unreadable: https://github.com/denoland/deno/issues/36809
+            while (uploads.size > 0) await Promise.race(uploads);
+            const ended = Promise.all(servers.map((server) => server.shutdown()));
+            await idle;
+            await ended; // a large response is `completed` before its last bytes have left
+          },
+        };
+      }),
   };
 }
 
@@ -408,21 +773,34 @@ const runtime = typeof Deno === "undefined" ? node() : deno();
 
 // ── The program ──
 
+const USAGE = `Usage: main.ts [--ping | --help | --version]
+
+Serves; with --ping asks the running instance for /healthz, and exits 0 if it is healthy, 1 if not.
+
+Environment, for both: PORT (8080), HOST (0.0.0.0), PING_TIMEOUT_MS (3000), DRAIN_DELAY_MS (0),
+SHUTDOWN_TIMEOUT_MS (8000), HEAL_AFTER_MS (0: never), ACCESS_LOG (on)`;
+
 /** Does what the arguments say and returns the exit code. */
 async function main(args: string[]): Promise<number> {
   const flags = ["--ping", "--help", "--version"];
   const stray = args.find((arg) => !flags.includes(arg)) ?? args[1];
   if (stray !== undefined) throw new Error(`Unexpected argument ${quote(stray)}\n${USAGE}`);
-  if (args.includes("--help")) print(USAGE);
-  else if (args.includes("--version")) print(VERSION);
-  else if (args.includes("--ping")) print(await probe(readSettings(runtime.env)));
-  else return await serve(readSettings(runtime.env));
+  if (args.includes("--help")) print(USAGE, runtime.writeOut);
+  else if (args.includes("--version")) print(VERSION, runtime.writeOut);
+  else if (args.includes("--ping")) {
+    const settings = readSettings(runtime.env);
+    const finding = await probe(settings);
+    const note = settings.healAfterMs && heal(finding, settings.healAfterMs);
+    const line = note ? `${finding.text}; ${note}` : finding.text;
+    if (finding.outcome !== "healthy") throw new Error(line);
+    print(line, runtime.writeOut);
+  } else return await serve(readSettings(runtime.env));
   return 0;
 }
 
 if (runtime.isProgram()) {
   const code = await main(runtime.args).catch((error) => {
-    print(cause(error), console.error);
+    print(errorMessage(error), runtime.writeError);
     return 1;
   });
   runtime.exit(code);

@@ -19,11 +19,19 @@ export interface Runtime {
 const [MAJOR, MINOR] = process.versions.node.split(".").map(Number);
 /** The runtime that runs the tests. */
 export const SELF: Runtime = "Deno" in globalThis
-  ? { name: "Deno", path: process.execPath, options: ["run", "-q", "-P"] }
+  ? { name: "Deno", path: process.execPath, options: ["run", "-q", "-P", "--no-prompt"] }
   : MAJOR > 22 || (MAJOR === 22 && MINOR >= 18)
   ? { name: `Node.js ${MAJOR}`, path: process.execPath, options: ["--disable-warning=ExperimentalWarning"] }
   : { name: "tsx", path: process.execPath, options: ["--import", "tsx"] };
-export const VARIABLES = ["PORT", "HOST", "PING_TIMEOUT_MS", "DRAIN_DELAY_MS", "SHUTDOWN_TIMEOUT_MS", "ACCESS_LOG"];
+export const VARIABLES = [
+  "PORT",
+  "HOST",
+  "PING_TIMEOUT_MS",
+  "DRAIN_DELAY_MS",
+  "SHUTDOWN_TIMEOUT_MS",
+  "HEAL_AFTER_MS",
+  "ACCESS_LOG",
+];
 
 export type Env = Record<string, string>;
 export const settings = (env: Env = {}) => readSettings((name) => env[name]);
@@ -100,6 +108,13 @@ export async function until<T>(program: Program, look: () => T | null | undefine
     clearTimeout(timer);
     aborter.abort();
   }
+}
+
+/** Signals a service that is draining until it ends: so soon after the first, a signal counts as the same. */
+export async function cut(program: Program, signal: NodeJS.Signals): Promise<void> {
+  const again = setInterval(() => program.kill(signal), 50);
+  assert.equal(await program.exit, 1);
+  clearInterval(again);
 }
 
 export type Service = Program & { port: number; ping: (env?: Env) => ReturnType<typeof run> };

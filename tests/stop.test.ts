@@ -1,0 +1,123 @@
+/** How the service stops: run by `npm test`, on each runtime. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Client, cut, until, withRoutes, withService } from "./harness.ts";
+
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  test(`on ${signal} an idle service exits 0 at once`, async () => {
+    await withService({}, async (service) => {
+      const { port, kill, exit, ping } = service;
+      const idle = new Client(port).get("/healthz");
+      await idle.until(/\r\n\r\n/);
+      const silent = new Client(port);
+      const half = new Client(port).send("GET / HTTP/1.1\r\nHo");
+      const halfBody = new Client(port).send("POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf");
+      await halfBody.until(/404/);
+      assert.equal((await ping()).code, 0);
+      const startMs = performance.now();
+      kill(signal);
+      assert.equal(await exit, 0);
+      assert.ok(performance.now() - startMs < 900, `took ${performance.now() - startMs} ms`);
+      assert.equal(service.stderr, "");
+      for (const client of [idle, silent, half, halfBody]) await client.ended;
+    });
+  });
+}
+
+const SLOW = `let release = () => {};
+app.get("/slow", (c) => new Promise((resolve) => release = () => resolve(c.text("whole"))));
+app.get("/release", (c) => { release(); return c.text("ok"); });
+app.get("/elsewhere", () => Response.redirect("http://test/"));
+app.get("/large", () => new Response(new Uint8Array(20_000_000)));`;
+
+test("told to stop, it is unready at once, alive still, and closes connections as it answers", async () => {
+  await withRoutes({ DRAIN_DELAY_MS: "700" }, SLOW, async (service) => {
+    const { port, kill, exit, ping } = service;
+    const slow = new Client(port).get("/slow");
+    await new Client(port).get("/readyz").until(/ready"}$/);
+    const startMs = performance.now();
+    kill("SIGTERM");
+    await until(service, () => /^Draining, requests in flight: 1$/m.exec(service.stdout));
+    assert.match(await new Client(port).get("/readyz").until(/}$/), /^HTTP\/1\.1 503 [^]*"draining"}$/);
+    assert.equal((await ping()).code, 0);
+    for (const path of ["/", "/elsewhere"]) {
+      assert.match(await new Client(port).get(path).until(/\r\n\r\n/), /\r\nconnection: close\r\n/i);
+    }
+    assert.equal(service.child.exitCode, null);
+    await new Client(port).get("/release").until(/ok$/);
+    await slow.ended;
+    assert.match(slow.received, /\r\nconnection: close\r\n[^]*whole$/i);
+    assert.equal(await exit, 0);
+    assert.ok(performance.now() - startMs >= 690, "the drain delay was cut short");
+  });
+});
+
+test("a request in flight gets its whole response, and a new connection none", async () => {
+  await withRoutes({}, SLOW, async (service) => {
+    const { port, kill, child } = service;
+    for (const body of ["whole body", "half"]) { // neither of which any route reads
+      const unread = new Client(port).send(`POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n${body}`);
+      await unread.until(/404/);
+    }
+    const slow = new Client(port).get("/slow");
+    await new Client(port).get("/").until(/own\n$/);
+    const release = new Client(port).send("GET /rel");
+    const large = new Client(port).get("/large");
+    await large.until(/\r\n\r\n/);
+    large.socket.pause();
+    kill("SIGTERM");
+    await until(service, () => /^Draining/m.exec(service.stdout));
+    for (let refused = false; !refused;) {
+      const late = new Client(port).get("/healthz");
+      await late.ended;
+      refused = late.received === "";
+    }
+    assert.equal(child.exitCode, null);
+    large.socket.resume();
+    await large.ended;
+    assert.equal(large.received.length - large.received.indexOf("\r\n\r\n") - 4, 20_000_000);
+    assert.equal(slow.received, "");
+    release.socket.destroy();
+    await cut(service, "SIGTERM");
+    assert.match(service.stderr, /^Cut by a second signal, requests in flight: 1\n$/);
+  });
+});
+
+test("a route whose client has left is waited for", async () => {
+  await withRoutes({}, SLOW, async (service) => {
+    const gone = new Client(service.port).get("/slow");
+    await new Client(service.port).get("/").until(/own\n$/);
+    gone.socket.destroy();
+    await gone.ended;
+    await new Client(service.port).get("/").until(/own\n$/);
+    service.kill("SIGTERM");
+    await until(service, () => /^Draining, requests in flight: 1$/m.exec(service.stdout));
+    await cut(service, "SIGINT");
+    assert.equal(service.stderr, "Cut by a second signal, requests in flight: 1\n");
+  });
+});
+
+test("at the deadline it cuts what is left, says how many, and exits 1", async () => {
+  await withRoutes({ SHUTDOWN_TIMEOUT_MS: "300" }, SLOW, async (service) => {
+    const clients = [new Client(service.port).get("/slow"), new Client(service.port).get("/slow")];
+    await new Client(service.port).get("/").until(/own\n$/);
+    service.kill("SIGTERM");
+    assert.equal(await service.exit, 1);
+    assert.equal(service.stderr, "Cut after 300 ms, requests in flight: 2\n");
+    for (const client of clients) await client.ended;
+  });
+});
+
+test("a second signal ends it, whichever it is, unless it comes within 500 ms of the first", async () => {
+  for (const [first, second] of [["SIGTERM", "SIGTERM"], ["SIGINT", "SIGTERM"], ["SIGTERM", "SIGINT"]] as const) {
+    await withService({ DRAIN_DELAY_MS: "60000" }, async (service) => {
+      service.kill(first);
+      await until(service, () => /^Draining/m.exec(service.stdout));
+      const startMs = performance.now();
+      await cut(service, second);
+      const tookMs = performance.now() - startMs;
+      assert.ok(tookMs > 400 && tookMs < 2000, `it took ${tookMs} ms, where a signal within 500 ms is the same`);
+      assert.equal(service.stderr, "Cut by a second signal, requests in flight: 0\n");
+    });
+  }
+});
