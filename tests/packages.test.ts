@@ -1,0 +1,219 @@
+/**
+ * Run by `npm run test:packages`: adds a package, a second source file and a static file to a fresh copy, as the README
+ * says, and asks for them on every runtime and in both images. BENCH_NODE names a Node.js that runs TypeScript by
+ * itself, where the one that runs the tests does not.
+ */
+import assert from "node:assert/strict";
+import { execFile, spawnSync } from "node:child_process";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname } from "node:path";
+import process from "node:process";
+import { after, before, test } from "node:test";
+import { promisify } from "node:util";
+import { ROOT, type Runtime, withService } from "./harness.ts";
+
+const ROUTES = `
+  const { greeting } = await import("./words/greeting.ts");
+  const { serveStatic } = typeof Deno === "undefined"
+    ? await import("@hono/node-server/serve-static")
+    : await import("hono/deno");
+  app.get("/static/*", serveStatic({ root: import.meta.dirname }));
+  app.get("/greet/:name", async (c) => {
+    const { z } = await import("zod"); // here, so that the probe does without
+    const name = z.string().max(5).safeParse(c.req.param("name"));
+    return name.success ? c.text(greeting(name.data)) : c.json({ error: name.error.issues[0].code }, 400);
+  });
+  app.get("/variable", (c) => c.text(process.env.MY_OWN ?? "unset"));
+`;
+/** What the copy answers on every runtime and in both images. */
+const ANSWERS: [path: string, status: number, text: string][] = [
+  ["/greet/Ada", 200, "Good day, Ada"],
+  ["/greet/Augusta", 400, `{"error":"too_big"}`],
+  ["/static/page.txt", 200, "a page\n"],
+  ["/static/none.txt", 404, `{"error":"Not Found"}`],
+  ["/variable", 200, "mine"],
+];
+const MANIFESTS = ["package.json", "tools/package.json", "package-lock.json", "deno.lock"];
+const POLL_MS = 100;
+const PATIENCE_MS = 30_000;
+
+const folder = mkdtempSync(`${tmpdir()}/heartbeat-packages-`);
+const copy = `${folder}/heartbeat`;
+const env = { ...process.env, DENO_DIR: `${folder}/deno`, MY_OWN: "mine" };
+
+/** Runs a command in the copy and gives what it printed on standard output; throws what it said on standard error. */
+const run = async (command: string, ...args: string[]) =>
+  (await promisify(execFile)(command, args, { cwd: copy, env, maxBuffer: 1 << 26 })).stdout.trim();
+/** A line of a shell as the README has it, where the tools are those that npm installed. */
+const shell = (line: string) => run("sh", "-c", `PATH="$PWD/node_modules/.bin:$PATH"; ${line}`);
+const lockedByDeno = () => JSON.parse(readFileSync(`${copy}/deno.lock`, "utf8"));
+
+// ── What is there to test with ──
+
+const missing = (what: string) => {
+  if (process.env.CI) throw new Error(`${what}: in CI nothing is skipped`);
+  console.log(`SKIPPED: ${what}`);
+  return what;
+};
+const node = process.env.BENCH_NODE || process.execPath;
+const version = spawnSync(node, ["--version"], { encoding: "utf8" }).stdout.trim();
+const [major, minor] = version.slice(1).split(".").map(Number);
+const noNode = major > 22 || (major === 22 && minor >= 18)
+  ? false
+  : missing(`Node.js by itself, as ${version} needs tsx: let BENCH_NODE name 22.18 or later`);
+const noEngine = spawnSync("docker", ["version"]).status === 0
+  ? false
+  : missing("the images, as no Docker engine answers `docker version`");
+
+before(async () => {
+  const { stdout } = await promisify(execFile)("git", ["ls-files", "-z"], { cwd: ROOT });
+  for (const file of stdout.split("\0").filter((file) => file && existsSync(`${ROOT}/${file}`))) {
+    mkdirSync(dirname(`${copy}/${file}`), { recursive: true });
+    cpSync(`${ROOT}/${file}`, `${copy}/${file}`);
+  }
+  await shell("npm install zod");
+  mkdirSync(`${copy}/words`);
+  writeFileSync(`${copy}/words/greeting.ts`, "export const greeting = (name: string) => `Good day, ${name}`;\n");
+  mkdirSync(`${copy}/static`, { recursive: true });
+  writeFileSync(`${copy}/static/page.txt`, "a page\n");
+  const source = readFileSync(`${copy}/main.ts`, "utf8");
+  assert.match(source, /YOUR ROUTES BEGIN HERE.*\n/);
+  writeFileSync(
+    `${copy}/main.ts`,
+    source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => `${line}${ROUTES}`),
+  );
+});
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+// ── What the recipe did ──
+
+test("npm install adds a package to both locks, in one version and with its integrity", async () => {
+  await shell("npm run check:locks");
+  const { version, integrity } = JSON.parse(readFileSync(`${copy}/package-lock.json`, "utf8"))
+    .packages["node_modules/zod"];
+  assert.equal(JSON.parse(readFileSync(`${copy}/package.json`, "utf8")).dependencies.zod, version);
+  assert.equal(lockedByDeno().npm[`zod@${version}`].integrity, integrity);
+});
+
+test("Deno never sees a development tool, and changes no lock, whatever it is asked to do", async () => {
+  const before = readFileSync(`${copy}/deno.lock`, "utf8");
+  assert.doesNotMatch(before, /https?:/);
+  assert.deepEqual(
+    Object.keys(lockedByDeno().npm).map((name) => name.replace(/(?!^)@.*/, "")),
+    ["@hono/node-server", "hono", "zod"],
+  );
+  for (
+    const line of [
+      "deno run -P --no-prompt main.ts --version",
+      "deno task ping || true",
+      "deno install",
+      "deno check main.ts",
+    ]
+  ) {
+    rmSync(env.DENO_DIR, { recursive: true, force: true });
+    await shell(line);
+    assert.equal(readFileSync(`${copy}/deno.lock`, "utf8"), before, line);
+    const [registry] = readdirSync(`${env.DENO_DIR}/npm`);
+    assert.deepEqual(readdirSync(`${env.DENO_DIR}/npm/${registry}`).sort(), ["@hono", "hono", "zod"], line);
+  }
+});
+
+/** What can fall behind: how it came to it, which one it is, and what mends it. */
+const BEHIND: [edit: string, lock: string, mend: string][] = [
+  ["npm pkg set dependencies.zod=4.5.0", "package-lock.json", "npm install"],
+  ["cd tools && npm pkg set dependencies.yaml=2.8.0", "package-lock.json", "npm install"],
+  ["npm install --ignore-scripts zod@4.5.0", "deno.lock", "npm run lock"],
+  [`cp ${ROOT}/deno.lock deno.lock`, "deno.lock", "npm run lock"],
+];
+for (const [edit, lock, mend] of BEHIND) {
+  test(`npm run check says in one line what is behind, and what mends it, after: ${edit.replace(ROOT, "..")}`, async () => {
+    const kept = MANIFESTS.map((file) => [file, readFileSync(`${copy}/${file}`)] as const);
+    try {
+      await shell(edit);
+      const { stdout, stderr } = await shell("npm run --silent check").then(() => assert.fail("it passed"), (e) => e);
+      assert.equal(`${stdout}${stderr}`, `${lock} is behind package.json: ${mend}\n`);
+      await shell(mend);
+      await shell("npm run check:locks");
+    } finally {
+      for (const [file, content] of kept) writeFileSync(`${copy}/${file}`, content);
+      await shell("npm install");
+    }
+  });
+}
+
+test("Deno runs no package that is not the one that was locked", async () => {
+  const before = readFileSync(`${copy}/deno.lock`, "utf8");
+  try {
+    writeFileSync(`${copy}/deno.lock`, before.replace(/("zod@[^]*?sha512-)......./, "$1AAAAAAA"));
+    rmSync(env.DENO_DIR, { recursive: true, force: true });
+    await assert.rejects(shell("deno install --frozen"), /checksum did not match/);
+  } finally {
+    writeFileSync(`${copy}/deno.lock`, before);
+  }
+});
+
+// ── It runs ──
+
+async function assertAnswers(port: number) {
+  for (const [path, status, text] of ANSWERS) {
+    const response = await fetch(`http://127.0.0.1:${port}${path}`);
+    assert.deepEqual([path, response.status, await response.text()], [path, status, text]);
+  }
+}
+
+const RUNTIMES: [string, () => Runtime | Promise<Runtime>, string | false][] = [
+  ["tsx", () => ({ name: "tsx", path: process.execPath, options: ["--import", "tsx"] }), false],
+  [`Node.js ${version}`, () => ({ name: "Node.js", path: node, options: [] }), noNode],
+  ["Deno", async () => {
+    const path = await shell("deno eval --no-lock 'console.log(Deno.execPath())'");
+    return { name: "Deno", path, options: ["run", "-q", "-P", "--no-prompt"] };
+  }, false],
+];
+for (const [name, find, skip] of RUNTIMES) {
+  test(`${name} serves a package, a second source file, a static file and a variable`, { skip }, async () => {
+    const start = { runtime: await find(), file: `${copy}/main.ts` };
+    const { DENO_DIR, MY_OWN } = env;
+    await withService({ DENO_DIR, MY_OWN }, async ({ port }) => await assertAnswers(port), start);
+  });
+}
+
+test("npm ci --omit=dev leaves what npm start needs, and no tool", async () => {
+  const folder = `${copy}/.test-production`;
+  mkdirSync(folder);
+  for (const file of ["package.json", "package-lock.json", "main.ts"]) cpSync(`${copy}/${file}`, `${folder}/${file}`);
+  await run("npm", "ci", "--omit=dev", "--prefix", folder);
+  const installed = readdirSync(`${folder}/node_modules`).filter((name) => !name.startsWith("."));
+  assert.deepEqual(installed.sort(), ["@esbuild", "@hono", "esbuild", "hono", "tsx", "zod"]);
+  assert.equal(await run("npm", "start", "--silent", "--prefix", folder, "--", "--version"), "1.0.0");
+});
+
+// ── It ships ──
+
+const NAME = `heartbeat-packages-${process.pid}`;
+for (const target of ["deno", "node"]) {
+  test(`${target}: the image has it too, though a tool has a newer version`, { skip: noEngine }, async () => {
+    const kept = ["package.json", "tools/package.json"].map((file) => [file, readFileSync(`${copy}/${file}`)] as const);
+    const tag = `${NAME}:${target}`;
+    let container = "";
+    try {
+      await shell(
+        "npm pkg set devDependencies.typescript=^7.0.1 && cd tools && npm pkg set dependencies.typescript=^7.0.1",
+      );
+      await run("docker", "build", "--quiet", "--tag", tag, "--target", target, ".");
+      container = await run("docker", "run", "--detach", "--env", "MY_OWN", "--publish", "127.0.0.1::8080", tag);
+      const status = () => run("docker", "inspect", "--format", "{{.State.Health.Status}}", container);
+      for (const startMs = performance.now(); await status() !== "healthy";) {
+        assert.ok(performance.now() - startMs < PATIENCE_MS, await run("docker", "logs", container));
+        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      }
+      await assertAnswers(Number((await run("docker", "port", container, "8080/tcp")).split(":").at(-1)));
+      await run("docker", "stop", container);
+      assert.equal(await run("docker", "inspect", "--format", "{{.State.ExitCode}}", container), "0");
+    } finally {
+      for (const [file, content] of kept) writeFileSync(`${copy}/${file}`, content);
+      if (container) await run("docker", "rm", "--force", container);
+      await run("docker", "image", "rm", "--force", tag);
+    }
+  });
+}
