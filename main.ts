@@ -424,7 +424,7 @@ export function heal({ outcome }: Finding, healAfterMs: number): string {
     const sinceMs = nowMs - (failuresMs[0] ?? nowMs);
     if (failuresMs.length < LEAST_FAILURES || sinceMs < healAfterMs) {
       runtime.writeFile(STREAK_FILE, [life, ...failuresMs, nowMs].join(" "));
-      return `failure ${failuresMs.length + 1} in ${sinceMs} ms, HEAL_AFTER_MS=${healAfterMs}`;
+      return `noted: ${failuresMs.length + 1} failures in ${sinceMs} ms, HEAL_AFTER_MS=${healAfterMs}`;
     }
     for (const signal of ["SIGALRM", "SIGCONT"] as const) runtime.kill(1, signal);
     return `ended the service after ${sinceMs} ms`;

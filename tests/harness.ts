@@ -138,6 +138,12 @@ export async function withService(
   }
 }
 
+/** The text of main.ts with routes of one's own where it says that they begin. */
+export function withRoutesOf(source: string, routes: string): string {
+  assert.match(source, /YOUR ROUTES BEGIN HERE.*\n/);
+  return source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => `${line}${routes}\n`);
+}
+
 /** As withService, with routes of one's own where main.ts says that they begin. */
 export async function withRoutes(
   env: Env,
@@ -146,11 +152,9 @@ export async function withRoutes(
   start: Start = {},
 ) {
   const folder = `${ROOT}/.test-${process.pid}-${Math.random().toString(36).slice(2)}`;
-  const source = readFileSync(`${ROOT}/main.ts`, "utf8");
-  assert.match(source, /YOUR ROUTES BEGIN HERE.*\n/);
   try {
     mkdirSync(folder);
-    writeFileSync(`${folder}/main.ts`, source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => `${line}${routes}\n`));
+    writeFileSync(`${folder}/main.ts`, withRoutesOf(readFileSync(`${ROOT}/main.ts`, "utf8"), routes));
     await withService(env, body, { ...start, file: `${folder}/main.ts` });
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -3,115 +3,32 @@
  * and says so; in CI that is a failure.
  */
 import assert from "node:assert/strict";
-import { execFile, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http";
-import { type AddressInfo, connect } from "node:net";
-import process from "node:process";
-import { after, before, test, type TestContext } from "node:test";
-import { promisify } from "node:util";
+import { readFileSync } from "node:fs";
+import { connect } from "node:net";
+import { after, before, test } from "node:test";
 import { parse, parseAllDocuments } from "yaml";
-import { ROOT } from "./harness.ts";
-
-const POLL_MS = 50;
-const PATIENCE_MS = 120_000;
-const TARGETS = ["deno", "node"] as const;
-/** What every resource that these tests make is named after, so that they touch nothing else. */
-const NAME = `heartbeat-test-${process.pid}`;
-const LOCKED = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "12345"]
-  .concat(["--network", "none", "--memory", "96m", "--pids-limit", "64"]);
-
-type Target = typeof TARGETS[number];
-interface Probe {
-  Start: string;
-  End: string;
-  ExitCode: number;
-  Output: string;
-}
-interface State {
-  Status: string;
-  ExitCode: number;
-  StartedAt: string;
-  Health: { Status: string; FailingStreak: number; Log: Probe[] };
-}
-
-const run = promisify(execFile);
-
-/** Runs docker and gives its standard output; throws what it said on standard error. */
-async function docker(args: string[], env: Record<string, string> = {}): Promise<string> {
-  const options = { env: { ...process.env, ...env }, cwd: ROOT, maxBuffer: 1 << 28 };
-  return (await run("docker", args, options)).stdout.trim();
-}
-
-const engine = await docker(["version", "--format", "{{.Server.Version}}"]).catch(() => undefined);
-if (engine === undefined && process.env.CI) throw new Error("No Docker engine answers: in CI nothing is skipped");
-const skip = engine === undefined && "SKIPPED: no Docker engine answers `docker version`, so no image was tested";
-if (skip) console.log(skip);
-
-/** Waits until what is looked for is there. */
-async function until<T>(
-  look: () => Promise<T | false | undefined>,
-  what: string,
-  patienceMs = PATIENCE_MS,
-): Promise<T> {
-  for (const startMs = performance.now();;) {
-    const found = await look();
-    if (found) return found;
-    assert.ok(performance.now() - startMs < patienceMs, `no ${what} within ${patienceMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-  }
-}
-
-const image = (target: Target, variant = "plain") => `${NAME}:${target}-${variant}`;
-
-/** Builds a folder's image; both targets come from the one Dockerfile. */
-async function build(target: Target, variant: string, folder: string) {
-  const stage = target === "node" ? ["--target", "node"] : [];
-  await docker(["build", "--quiet", "--tag", image(target, variant), ...stage, folder]);
-}
-
-const inspect = async (container: string): Promise<State> =>
-  JSON.parse(await docker(["inspect", "--format", "{{json .State}}", container]));
-
-const health = (container: string, status: string, patienceMs?: number) =>
-  until(
-    async () => {
-      const state = await inspect(container);
-      return state.Health.Status === status && state;
-    },
-    `${status} container`,
-    patienceMs,
-  );
-
-/** Starts a container and removes it after, whatever happens. */
-async function withContainer(
-  target: Target,
-  flags: string[],
-  body: (container: string) => Promise<void>,
-  variant = "plain",
-) {
-  const container = await docker(["run", "--detach", ...flags, image(target, variant)]);
-  try {
-    await body(container);
-  } catch (error) {
-    console.log(await docker(["logs", container]).catch(String), JSON.stringify(await inspect(container)));
-    throw error;
-  } finally {
-    await docker(["rm", "--force", container]);
-  }
-}
-
-/** The port of this machine that leads to the service in a container. */
-async function published(container: string): Promise<number> {
-  return Number((await docker(["port", container, "8080/tcp"])).split(":").at(-1));
-}
-
-/** The command by which an image proves its health. */
-async function probeCommand(target: Target): Promise<string[]> {
-  return JSON.parse(await docker(["image", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", image(target)]))
-    .slice(1);
-}
+import {
+  build,
+  docker,
+  health,
+  image,
+  inspect,
+  LOCKED,
+  NAME,
+  probeCommand,
+  published,
+  removeImages,
+  run,
+  say,
+  signalRuntime,
+  skip,
+  TARGETS,
+  until,
+  withContainer,
+} from "./engine.ts";
+import { ROOT, withRoutesOf } from "./harness.ts";
 
 const ROUTES = `
 app.get("/block", () => { for (const end = Date.now() + 12_000; Date.now() < end;); return new Response("unblocked"); });
@@ -121,37 +38,19 @@ app.get("/reach", async (c) => c.text(await fetch("http://192.0.2.1/").then(Stri
 
 before(async () => {
   if (skip) return;
-  const folder = mkdtempSync(`${ROOT}/.test-image-`);
-  try {
-    for (const file of ["Dockerfile", ".dockerignore", "deno.json", "deno.lock", "package.json"]) {
-      cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
-    }
-    const source = readFileSync(`${ROOT}/main.ts`, "utf8");
-    writeFileSync(`${folder}/main.ts`, source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => line + ROUTES));
-    for (const target of TARGETS) {
-      await build(target, "plain", ROOT);
-      await build(target, "routes", folder);
-    }
-    // A service that runs and never gets healthy.
-    assert.ok(source.includes("() => healthy"));
-    writeFileSync(`${folder}/main.ts`, source.replace("() => healthy", "(c) => c.body(null, 500)"));
-    await build("deno", "broken", folder);
-  } finally {
-    rmSync(folder, { recursive: true });
+  const source = readFileSync(`${ROOT}/main.ts`, "utf8");
+  for (const target of TARGETS) {
+    await build(target);
+    await build(target, "routes", withRoutesOf(source, ROUTES));
   }
+  // A service that runs and never gets healthy.
+  assert.ok(source.includes("() => healthy"));
+  await build("deno", "broken", source.replace("() => healthy", "(c) => c.body(null, 500)"));
 }, { timeout: 600_000 });
 
 after(async () => {
-  if (skip) return;
-  const images = await docker(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", `reference=${NAME}`]);
-  if (!images) return;
-  // By name, for another may have the same image; and again, while Swarm still removes its containers.
-  const remove = () => docker(["rmi", "--force", ...images.split("\n")]).then(() => true, () => false);
-  await until(remove, "removal of the images");
+  if (!skip) await removeImages();
 });
-
-/** Prints a measured fact beside the test that measured it. */
-const say = (t: TestContext, fact: string) => t.diagnostic(fact);
 
 for (const target of TARGETS) {
   test(`${target}: a container with nothing prepared is healthy within 2 seconds`, { skip }, async (t) => {
@@ -187,7 +86,10 @@ for (const target of TARGETS) {
       { ...config.Healthcheck, Test: config.Healthcheck.Test[0] },
       { Test: "CMD", StartPeriod: seconds(2), StartInterval: seconds(1), Interval: seconds(10), Timeout: seconds(5) },
     );
-    assert.deepEqual(config.Healthcheck.Test.slice(1), [...config.Entrypoint, "--ping"]);
+    const program = [`/bin/${target}`, "/heartbeat/main.js"];
+    assert.deepEqual(config.Entrypoint.slice(0, 6), ["/bin/tini", "-s", "-e", "143", "--", program[0]]);
+    assert.deepEqual([config.Entrypoint.at(-1), config.Healthcheck.Test[1]], program.toReversed());
+    assert.deepEqual(config.Healthcheck.Test.slice(-2), [program[1], "--ping"]);
 
     const container = await docker(["create", image(target)]);
     try {
@@ -197,7 +99,7 @@ for (const target of TARGETS) {
         !/^(\.dockerenv|dev\/|etc\/(hostname|hosts|mtab|resolv\.conf)|proc|sys)/.test(file)
       );
       const known =
-        /^(bin\/(deno|node)|heartbeat\/[\w-]+\.js|etc\/passwd|etc\/ssl\/certs\/ca-certificates\.crt|(usr\/)?lib(64|\/[\w-]+)?\/[\w.+-]+\.so[.\d]*)$/;
+        /^(bin\/(deno|node|tini)|heartbeat\/[\w-]+\.js|etc\/passwd|etc\/ssl\/certs\/ca-certificates\.crt|(usr\/)?lib(64|\/[\w-]+)?\/[\w.+-]+\.so[.\d]*)$/;
       assert.deepEqual(own.filter((file) => !known.test(file)), []);
       const runtime = await run("sh", ["-c", `docker cp ${container}:/bin/${target} - | tar -xO | wc -c`]);
       const size = Number(await docker(["image", "inspect", "--format", "{{.Size}}", image(target)]));
@@ -236,7 +138,7 @@ for (const target of TARGETS) {
         events.stdout.on("data", (chunk) => reported += chunk);
         try {
           await health(container, "healthy");
-          await docker(["kill", "--signal", "STOP", container]);
+          await signalRuntime(container, target, "SIGSTOP");
           const startMs = performance.now();
           const { Health } = await health(container, "unhealthy");
           say(t, `unhealthy ${(performance.now() - startMs).toFixed()} ms after SIGSTOP, probing every second`);
@@ -251,7 +153,7 @@ for (const target of TARGETS) {
             );
             assert.ok(Output.length <= 4096);
           }
-          await docker(["kill", "--signal", "CONT", container]);
+          await signalRuntime(container, target, "SIGCONT");
           await health(container, "healthy");
           await until(
             () => Promise.resolve(/(: healthy\n)[^]*(: unhealthy\n)[^]*(: healthy\n)/.test(reported)),
@@ -319,14 +221,14 @@ for (const target of TARGETS) {
       const afterMib = await memoryMib();
       say(t, `${beforeMib} MiB before 100 probes, ${afterMib} MiB after`);
       assert.ok(afterMib - beforeMib < 4, `memory grew from ${beforeMib} to ${afterMib} MiB`);
-      assert.equal((await docker(["top", container])).split("\n").length, 2, "a process was left behind");
+      assert.equal((await docker(["top", container])).split("\n").length, 3, "a process was left behind"); // a title, the init, the service
       assert.equal(await docker(["diff", container]), "");
       assert.deepEqual((await inspect(container)).Health.Log.map(({ ExitCode }) => ExitCode).filter(Boolean), []);
       assert.equal(await docker(["logs", container]), "Listening on http://0.0.0.0:8080");
     });
   });
 
-  test(`${target}: docker stop lets a request under way finish, and exits 0`, { skip }, async () => {
+  test(`${target}: docker stop lets a request in flight finish, and exits 0`, { skip }, async () => {
     for (const init of [[], ["--init"]]) {
       await withContainer(target, [...init, "--publish", "127.0.0.1::8080"], async (container) => {
         await health(container, "healthy");
@@ -370,53 +272,12 @@ test("deno: the service reaches no address but its own", { skip }, async () => {
 });
 
 test("a change in main.ts alone rebuilds in seconds", { skip }, async (t) => {
-  const folder = mkdtempSync(`${ROOT}/.test-image-`);
-  try {
-    for (const file of ["Dockerfile", ".dockerignore", "deno.json", "deno.lock", "package.json", "main.ts"]) {
-      cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
-    }
-    for (const target of TARGETS) {
-      writeFileSync(
-        `${folder}/main.ts`,
-        readFileSync(`${ROOT}/main.ts`, "utf8").replace("replace this", `${target}: replace this`),
-      );
-      const startMs = performance.now();
-      await build(target, "again", folder);
-      say(t, `${target}: ${(performance.now() - startMs).toFixed()} ms`);
-      assert.ok(performance.now() - startMs < 20_000);
-    }
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
-});
-
-test("the README's alert posts each change of health to a webhook", { skip }, async () => {
-  const readme = readFileSync(`${ROOT}/README.md`, "utf8");
-  const script = /```sh\n(docker events --filter event=health_status[^]*?)```/.exec(readme)?.[1];
-  assert.ok(script, "the README shows no alert");
-  const posted: string[] = [];
-  const webhook = createServer((request, response) => {
-    let body = "";
-    request.on("data", (chunk) => body += chunk).on("end", () => {
-      posted.push(body);
-      response.end();
-    });
-  }).listen(0, "127.0.0.1");
-  await once(webhook, "listening");
-  const env = { ...process.env, WEBHOOK: `http://127.0.0.1:${(webhook.address() as AddressInfo).port}/` };
-  const alert = spawn("bash", ["-c", script], { env, detached: true });
-  try {
-    await withContainer("deno", ["--health-interval", "1s", "--env", "PING_TIMEOUT_MS=300"], async (container) => {
-      const about = (status: string) =>
-        posted.some((body) => body.includes(container) && body.includes(`health_status: ${status}`));
-      await until(() => Promise.resolve(about("healthy")), "post of a healthy container");
-      await docker(["kill", "--signal", "STOP", container]);
-      await until(() => Promise.resolve(about("unhealthy")), "post of an unhealthy container");
-      for (const body of posted) JSON.parse(body);
-    });
-  } finally {
-    process.kill(-alert.pid!, "SIGTERM");
-    webhook.close();
+  for (const target of TARGETS) {
+    const source = readFileSync(`${ROOT}/main.ts`, "utf8").replace("replace this", `${target}: replace this`);
+    const startMs = performance.now();
+    await build(target, "again", source);
+    say(t, `${target}: ${(performance.now() - startMs).toFixed()} ms`);
+    assert.ok(performance.now() - startMs < 20_000);
   }
 });
 
@@ -472,7 +333,7 @@ test("Swarm replaces a wedged replica, and rolls back an update that never gets 
     const [wedged] = await until(async () => (await running()).length === 2 && await running(), "two running tasks");
     assert.equal(await answers(), 2);
 
-    await docker(["kill", "--signal", "STOP", await containerOf(wedged)]);
+    await signalRuntime(await containerOf(wedged), "deno", "SIGSTOP");
     const wedgedMs = performance.now();
     await until(async () => {
       const up = await running();

@@ -1,0 +1,141 @@
+/** What the tests of the images share: a Docker engine, and containers that end with the test. */
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import process from "node:process";
+import type { TestContext } from "node:test";
+import { promisify } from "node:util";
+import { ROOT } from "./harness.ts";
+
+const POLL_MS = 50;
+const PATIENCE_MS = 120_000;
+export const TARGETS = ["deno", "node"] as const;
+/** What every resource that these tests make is named after, so that they touch nothing else. */
+export const NAME = `heartbeat-test-${process.pid}`;
+export const LOCKED = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "12345"]
+  .concat(["--network", "none", "--memory", "96m", "--pids-limit", "64"]);
+
+export type Target = typeof TARGETS[number];
+export interface Probe {
+  Start: string;
+  End: string;
+  ExitCode: number;
+  Output: string;
+}
+export interface State {
+  Status: string;
+  ExitCode: number;
+  StartedAt: string;
+  Health: { Status: string; FailingStreak: number; Log: Probe[] };
+}
+
+export const run = promisify(execFile);
+
+/** Runs docker and gives its standard output; throws what it said on standard error. */
+export async function docker(args: string[], env: Record<string, string> = {}): Promise<string> {
+  const options = { env: { ...process.env, ...env }, cwd: ROOT, maxBuffer: 1 << 28 };
+  return (await run("docker", args, options)).stdout.trim();
+}
+
+const engine = await docker(["version", "--format", "{{.Server.Version}}"]).catch(() => undefined);
+if (engine === undefined && process.env.CI) throw new Error("No Docker engine answers: in CI nothing is skipped");
+/** Why a test that needs an engine is skipped, if it is. */
+export const skip = engine === undefined &&
+  "SKIPPED: no Docker engine answers `docker version`, so no image was tested";
+if (skip) console.log(skip);
+
+/** Waits until what is looked for is there. */
+export async function until<T>(
+  look: () => Promise<T | false | undefined>,
+  what: string,
+  patienceMs = PATIENCE_MS,
+): Promise<T> {
+  for (const startMs = performance.now();;) {
+    const found = await look();
+    if (found) return found;
+    assert.ok(performance.now() - startMs < patienceMs, `no ${what} within ${patienceMs} ms`);
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+export const image = (target: Target, variant = "plain") => `${NAME}:${target}-${variant}`;
+
+/** Builds the image of a folder: of the project as it is, or of a copy whose main.ts is another. */
+export async function build(target: Target, variant = "plain", source?: string) {
+  const folder = source === undefined ? ROOT : mkdtempSync(`${ROOT}/.test-image-`);
+  try {
+    if (source !== undefined) {
+      for (const file of ["Dockerfile", ".dockerignore", "deno.json", "deno.lock", "package.json"]) {
+        cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
+      }
+      writeFileSync(`${folder}/main.ts`, source);
+    }
+    const stage = target === "node" ? ["--target", "node"] : [];
+    await docker(["build", "--quiet", "--tag", image(target, variant), ...stage, folder]);
+  } finally {
+    if (source !== undefined) rmSync(folder, { recursive: true });
+  }
+}
+
+/** Removes what the tests of this process built. */
+export async function removeImages() {
+  const images = await docker(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", `reference=${NAME}`]);
+  if (!images) return;
+  // By name, for another may have the same image; and again, while Swarm still removes its containers.
+  const remove = () => docker(["rmi", "--force", ...images.split("\n")]).then(() => true, () => false);
+  await until(remove, "removal of the images");
+}
+
+export const inspect = async (container: string): Promise<State> =>
+  JSON.parse(await docker(["inspect", "--format", "{{json .State}}", container]));
+
+export const health = (container: string, status: string, patienceMs?: number) =>
+  until(
+    async () => {
+      const state = await inspect(container);
+      return state.Health.Status === status && state;
+    },
+    `${status} container`,
+    patienceMs,
+  );
+
+/** Starts a container and removes it after, whatever happens. */
+export async function withContainer(
+  target: Target,
+  flags: string[],
+  body: (container: string) => Promise<void>,
+  variant = "plain",
+) {
+  const container = await docker(["run", "--detach", ...flags, image(target, variant)]);
+  try {
+    await body(container);
+  } catch (error) {
+    console.log(await docker(["logs", container]).catch(String), JSON.stringify(await inspect(container)));
+    throw error;
+  } finally {
+    await docker(["rm", "--force", container]);
+  }
+}
+
+/** The port of this machine that leads to the service in a container. */
+export async function published(container: string): Promise<number> {
+  return Number((await docker(["port", container, "8080/tcp"])).split(":").at(-1));
+}
+
+/** The command by which an image proves its health. */
+export async function probeCommand(target: Target): Promise<string[]> {
+  return JSON.parse(await docker(["image", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", image(target)]))
+    .slice(1);
+}
+
+/** Signals the runtime from inside its container: process 1 is its init. */
+export async function signalRuntime(container: string, target: Target, signal: "SIGSTOP" | "SIGCONT") {
+  const children = "/proc/1/task/1/children";
+  const command = target === "deno"
+    ? ["/bin/deno", "eval", `Deno.kill(parseInt(Deno.readTextFileSync("${children}")), "${signal}")`]
+    : ["/bin/node", "-e", `process.kill(parseInt(fs.readFileSync("${children}")), "${signal}")`];
+  await docker(["exec", container, ...command]);
+}
+
+/** Prints a measured fact beside the test that measured it. */
+export const say = (t: TestContext, fact: string) => t.diagnostic(fact);

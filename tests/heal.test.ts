@@ -1,0 +1,288 @@
+/**
+ * Run by `npm test` on Node.js: how the images heal themselves on plain Docker, on a real engine. The probe's timing is
+ * shortened by flags, with one case at the image's own. What was measured is printed beside the test.
+ */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { after, before, test, type TestContext } from "node:test";
+import {
+  build,
+  docker,
+  health,
+  image,
+  inspect,
+  LOCKED,
+  published,
+  removeImages,
+  say,
+  signalRuntime,
+  skip,
+  TARGETS,
+  until,
+  withContainer,
+} from "./engine.ts";
+import { ROOT, run, withRoutesOf } from "./harness.ts";
+
+const ROUTES = `
+let answered = 0;
+app.use(async (c, next) => { answered++; await next(); });
+app.get("/wedge", () => { for (;;); });
+app.get("/block/:ms", (c) => { for (const end = Date.now() + Number(c.req.param("ms")); Date.now() < end;); return c.text("back"); });
+app.get("/slow/:ms", async (c) => { await sleep(Number(c.req.param("ms"))); return c.text("whole"); });
+app.get("/crash", () => { setTimeout(() => { throw new Error("a crash of the user's own"); }); return new Response(); });
+app.get("/memory", () => { for (const held = [];;) held.push(new Uint8Array(1 << 20).fill(1)); });
+`;
+/** A probe every second that fails after half of one, so that a streak of HEAL_AFTER_MS is full in seconds. */
+const FAST = ["--health-interval", "1s", "--env", "PING_TIMEOUT_MS=500", "--publish", "127.0.0.1::8080"];
+const HEAL_AFTER_MS = 4000;
+const HEALING = [...FAST, "--env", `HEAL_AFTER_MS=${HEAL_AFTER_MS}`];
+/** Those that leave a port to publish. */
+const LOCKED_WITH_NETWORK = LOCKED.filter((flag, i) => flag !== "--network" && LOCKED[i - 1] !== "--network");
+
+before(async () => {
+  if (skip) return;
+  const source = readFileSync(`${ROOT}/main.ts`, "utf8");
+  for (const target of TARGETS) await build(target, "plain", withRoutesOf(source, ROUTES));
+}, { timeout: 600_000 });
+
+after(async () => {
+  if (!skip) await removeImages();
+});
+
+/** Asks a route whose answer may never come. */
+const ask = async (container: string, path: string) =>
+  await fetch(`http://127.0.0.1:${await published(container)}${path}`).then((r) => r.text(), String);
+
+interface Seen {
+  ms: number;
+  what: string;
+}
+
+/** What Docker tells of a container: changes of health, its ends with their exit codes, its starts. */
+async function events(container: string): Promise<Seen[]> {
+  const lines = await docker([
+    ...["events", "--since", "10m", "--until", `${Math.ceil(Date.now() / 1000)}`, "--filter", `container=${container}`],
+    ...["--filter", "event=health_status", "--filter", "event=die", "--filter", "event=start"],
+    ...["--format", "{{.TimeNano}} {{.Action}} {{.Actor.Attributes.exitCode}}"],
+  ]);
+  return lines.split("\n").filter(Boolean).map((line) => {
+    const [nano, ...words] = line.split(" ");
+    return { ms: Number(nano) / 1e6, what: words.join(" ").replace("health_status: ", "").replace(" <no value>", "") };
+  });
+}
+
+const whats = (seen: Seen[]) => seen.map(({ what }) => what);
+
+/** Waits until a container was ended and is healthy again, and checks the story that Docker tells of it. */
+async function healed(t: TestContext, container: string, name: string, wedgedMs: number) {
+  await until(
+    async () => (await docker(["inspect", "--format", "{{.RestartCount}}", container])) !== "0",
+    "restart",
+  );
+  await health(container, "healthy");
+  const seen = await events(container);
+  assert.deepEqual(whats(seen), ["start", "healthy", "unhealthy", "die 142", "start", "healthy"]);
+  const times = seen.slice(2).map(({ ms, what }) => `${what} ${((ms - wedgedMs) / 1000).toFixed(1)} s`);
+  say(t, `${name}: after the wedge ${times.join(", ")}`);
+  // No loop: nothing ends it again.
+  await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 2000));
+  assert.equal(await docker(["inspect", "--format", "{{.RestartCount}}", container]), "1");
+  assert.equal((await inspect(container)).Health.Status, "healthy");
+}
+
+const outputs = async (container: string) => (await inspect(container)).Health.Log.map(({ Output }) => Output);
+
+const side = { concurrency: true, timeout: 300_000 };
+
+for (const target of TARGETS) {
+  test(`${target}: healing`, { ...side, skip }, async (t) => {
+    const cases: [string, (t: TestContext) => Promise<void>][] = [
+      ["an event loop that turns for ever, locked down, is ended and healthy again", async (t) => {
+        await withContainer(
+          target,
+          [...HEALING, ...LOCKED_WITH_NETWORK, "--restart", "unless-stopped"],
+          async (container) => {
+            await health(container, "healthy");
+            const wedgedMs = Date.now();
+            void ask(container, "/wedge");
+            await healed(t, container, "loop", wedgedMs);
+          },
+        );
+      }],
+      ["a runtime stopped from inside is ended under on-failure", async (t) => {
+        await withContainer(target, [...HEALING, "--restart", "on-failure:3"], async (container) => {
+          await health(container, "healthy");
+          const wedgedMs = Date.now();
+          await signalRuntime(container, target, "SIGSTOP");
+          await healed(t, container, "SIGSTOP", wedgedMs);
+        });
+      }],
+      ["without a policy it stays ended, with exit code 142, and says why", async () => {
+        await withContainer(target, HEALING, async (container) => {
+          await health(container, "healthy");
+          void ask(container, "/wedge");
+          await until(async () => (await inspect(container)).Status === "exited", "end");
+          assert.equal((await inspect(container)).ExitCode, 142);
+          const notes = (await outputs(container)).map((text) => /; (\w+)/.exec(text)?.[1]).filter(Boolean);
+          assert.ok(notes.length >= 3 && notes.every((note) => note === "noted" || note === "ended"), notes.join());
+        });
+      }],
+      ["not asked for, it is left alone", async () => {
+        await withContainer(target, FAST, async (container) => {
+          await health(container, "healthy");
+          void ask(container, "/wedge");
+          await health(container, "unhealthy");
+          await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 4000));
+          assert.equal((await inspect(container)).Status, "running");
+          for (const text of await outputs(container)) assert.doesNotMatch(text, /;/);
+        });
+      }],
+      ["hiccups shorter than the time, and one across a pause longer than it, are left alone", async () => {
+        await withContainer(target, HEALING, async (container) => {
+          await health(container, "healthy");
+          for (const ms of [2500, 2500]) assert.equal(await ask(container, `/block/${ms}`), "back");
+          const blocked = ask(container, "/block/5000");
+          await until(async () => (await outputs(container)).at(-1)!.includes("noted: 1"), "first failure");
+          await docker(["pause", container]);
+          await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 1000));
+          await docker(["unpause", container]);
+          assert.equal(await blocked, "back");
+          await health(container, "healthy");
+          assert.deepEqual(whats(await events(container)).filter((what) => /die|start/.test(what)), ["start"]);
+        });
+      }],
+      ["a service that never becomes healthy is not ended, and the probe says so", async () => {
+        await withContainer(target, [...HEALING, "--env", "HOST=::1"], async (container) => {
+          await signalRuntime(container, target, "SIGSTOP");
+          await health(container, "unhealthy");
+          await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 2000));
+          assert.equal((await inspect(container)).Status, "running");
+          assert.match((await outputs(container)).at(-1)!, /; not counted: (never healthy|nothing listens)\n$/);
+        });
+      }],
+      ["a drain longer than the time loses nothing", async () => {
+        const flags = ["--env", "SHUTDOWN_TIMEOUT_MS=20000", "--stop-timeout", "30"];
+        await withContainer(target, [...HEALING, ...flags], async (container) => {
+          await health(container, "healthy");
+          const slow = ask(container, `/slow/${HEAL_AFTER_MS + 4000}`);
+          await new Promise((resolve) => setTimeout(resolve, 500));
+          await docker(["stop", container]);
+          assert.equal(await slow, "whole");
+          assert.equal((await inspect(container)).ExitCode, 0);
+        });
+      }],
+      ["without /dev/shm, or with a folder in the file's place, only the healing is lost", async () => {
+        for (const flags of [["--ipc", "none"], ["--tmpfs", "/dev/shm/heartbeat-streak"]]) {
+          await withContainer(target, [...HEALING, ...flags], async (container) => {
+            const { Health } = await health(container, "healthy");
+            assert.match(Health.Log.at(-1)!.Output, /^healthy: [^;]+; cannot note: "[ -~]+"\n$/);
+            void ask(container, "/wedge");
+            await health(container, "unhealthy");
+            assert.equal((await inspect(container)).Status, "running");
+          });
+        }
+      }],
+      ["another process 1 is left alone: of the host, of a second instance", async () => {
+        await withContainer(target, [...HEALING, "--restart", "unless-stopped"], async (other) => {
+          await health(other, "healthy");
+          for (const pid of ["host", `container:${other}`]) {
+            await withContainer(target, [...HEALING, "--pid", pid], async (container) => {
+              await health(container, "healthy");
+              void ask(container, "/wedge");
+              await until(
+                async () =>
+                  (await outputs(container)).at(-1)!.includes("; refused: process 1 is not this container's init"),
+                "refusal",
+              );
+              await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 1000));
+              assert.equal((await inspect(container)).Status, "running");
+              await docker(["kill", container]);
+            });
+          }
+          assert.equal(await docker(["inspect", "--format", "{{.RestartCount}}", other]), "0");
+        });
+      }],
+      ["under docker run --init it works the same", async (t) => {
+        await withContainer(target, [...HEALING, "--init", "--restart", "unless-stopped"], async (container) => {
+          await health(container, "healthy");
+          const wedgedMs = Date.now();
+          void ask(container, "/wedge");
+          await healed(t, container, "--init", wedgedMs);
+        });
+      }],
+      ["ends of other kinds keep their exit codes, and zombies are reaped", async () => {
+        const ends: [number, (container: string) => Promise<unknown>, string[]][] = [
+          [1, (container) => ask(container, "/crash"), []],
+          [137, (container) => docker(["kill", container]), []],
+          [137, (container) => Promise.resolve(void ask(container, "/memory")), ["--memory", "96m"]],
+        ];
+        for (const [code, end, flags] of ends) {
+          await withContainer(target, [...HEALING, ...flags], async (container) => {
+            await health(container, "healthy");
+            await end(container);
+            await until(async () => (await inspect(container)).Status === "exited", `end with ${code}`);
+            assert.equal((await inspect(container)).ExitCode, code);
+          });
+        }
+        await withContainer(target, HEALING, async (container) => {
+          const { Health } = await health(container, "healthy");
+          assert.equal(Health.Log.length > 0, true);
+          // A child whose parent is gone becomes the init's.
+          const orphan = target === "deno"
+            ? ["/bin/deno", "eval", `new Deno.Command("/bin/deno", { args: ["eval", ""] }).spawn(); Deno.exit()`]
+            : ["/bin/node", "-e", `child_process.spawn("/bin/node", ["-e", ""], { detached: true }).unref()`];
+          await docker(["exec", container, ...orphan]);
+          const titles = async () => (await docker(["top", container, "-o", "stat,args"])).split("\n").slice(1);
+          await until(async () => (await titles()).length === 2, "reaped child");
+          assert.ok((await titles()).every((title) => !title.startsWith("Z")));
+        });
+      }],
+      ["a stop right after the start is heard, twenty times", async (t) => {
+        const tookMs: number[] = [];
+        for (let i = 0; i < 20; i++) {
+          const container = await docker(["run", "--detach", ...FAST, image(target)]);
+          try {
+            const startMs = performance.now();
+            await docker(["stop", container]);
+            tookMs.push(performance.now() - startMs);
+            assert.equal((await inspect(container)).ExitCode, 0);
+          } finally {
+            await docker(["rm", "--force", container]);
+          }
+        }
+        say(t, `the slowest of 20 stops took ${Math.max(...tookMs).toFixed()} ms`);
+        assert.ok(Math.max(...tookMs) < 5000);
+      }],
+    ];
+    await Promise.all(cases.map(([name, body]) => t.test(name, { timeout: 200_000 }, body)));
+  });
+}
+
+test("with the image's own timing: unhealthy and its event first, then the end", { ...side, skip }, async (t) => {
+  const flags = ["--publish", "127.0.0.1::8080", "--env", "HEAL_AFTER_MS=30000", "--restart", "unless-stopped"];
+  await withContainer("deno", flags, async (container) => {
+    const listener = spawn("docker", ["events", "--filter", `container=${container}`, "--format", "{{.Action}}"]);
+    let received = "";
+    listener.stdout.on("data", (chunk) => received += chunk);
+    try {
+      await health(container, "healthy");
+      const wedgedMs = Date.now();
+      void ask(container, "/wedge");
+      await until(() => Promise.resolve(received.includes("die")), "end");
+      assert.ok(received.indexOf("health_status: unhealthy") < received.indexOf("die"), received);
+      assert.ok(received.includes("health_status: unhealthy"), "its event was received before the end");
+      await healed(t, container, "the image's own timing", wedgedMs);
+    } finally {
+      listener.kill();
+      await once(listener, "exit");
+    }
+  });
+});
+
+test("--ping on a host, where process 1 is another, does no harm", async () => {
+  const { code, stderr } = await run(["--ping"], { PORT: "1", HEAL_AFTER_MS: "1" });
+  assert.equal(code, 1);
+  assert.match(stderr, /^unhealthy: .+; not counted: nothing listens\n$/);
+});
