@@ -373,13 +373,6 @@ if ("Deno" in globalThis) {
     assert.match(unconnected.stderr, /^[^\n]*net access to "127\.0\.0\.1:8080"[^\n]*--allow-net[^\n]*\n$/);
   });
 
-  test("deno.json and package.json ask for the same versions", () => {
-    const read = (file: string) => JSON.parse(readFileSync(`${ROOT}/${file}`, "utf8"));
-    const { dependencies } = read("package.json");
-    const imports = Object.entries(dependencies).map(([name, range]) => [name, `npm:${name}@${range}`]);
-    assert.deepEqual(read("deno.json").imports, Object.fromEntries(imports));
-  });
-
   test("deno.lock holds no more than the service runs, or a fresh clone would download the rest", () => {
     const { npm } = JSON.parse(readFileSync(`${ROOT}/deno.lock`, "utf8"));
     assert.deepEqual(Object.keys(npm).map((name) => name.replace(/(.)@.*/, "$1")).sort(), [

@@ -6,12 +6,12 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { after, before, test, type TestContext } from "node:test";
 import {
   build,
   docker,
   health,
-  image,
   inspect,
   LOCKED,
   published,
@@ -26,11 +26,11 @@ import {
 import { ROOT, run, withRoutesOf } from "./harness.ts";
 
 const ROUTES = `
-let answered = 0;
-app.use(async (c, next) => { answered++; await next(); });
 app.get("/wedge", () => { for (;;); });
 app.get("/block/:ms", (c) => { for (const end = Date.now() + Number(c.req.param("ms")); Date.now() < end;); return c.text("back"); });
-app.get("/slow/:ms", async (c) => { await sleep(Number(c.req.param("ms"))); return c.text("whole"); });
+let started = 0;
+app.get("/slow/:ms", async (c) => { started++; await sleep(Number(c.req.param("ms"))); return c.text("whole"); });
+app.get("/started", (c) => c.text(String(started)));
 app.get("/crash", () => { setTimeout(() => { throw new Error("a crash of the user's own"); }); return new Response(); });
 app.get("/memory", () => { for (const held = [];;) held.push(new Uint8Array(1 << 20).fill(1)); });
 `;
@@ -55,68 +55,68 @@ after(async () => {
 const ask = async (container: string, path: string) =>
   await fetch(`http://127.0.0.1:${await published(container)}${path}`).then((r) => r.text(), String);
 
-interface Seen {
-  ms: number;
-  what: string;
-}
-
-/** What Docker tells of a container: changes of health, its ends with their exit codes, its starts. */
-async function events(container: string): Promise<Seen[]> {
-  const lines = await docker([
-    ...["events", "--since", "10m", "--until", `${Math.ceil(Date.now() / 1000)}`, "--filter", `container=${container}`],
-    ...["--filter", "event=health_status", "--filter", "event=die", "--filter", "event=start"],
+/** Listens to what Docker tells of a container, for it keeps but 256 events: health, ends with exit codes, starts. */
+async function withEvents(container: string, body: (told: { ms: number; what: string }[]) => Promise<void>) {
+  const told: { ms: number; what: string }[] = [];
+  const filters = [`container=${container}`, "event=health_status", "event=die", "event=start"];
+  const listener = spawn("docker", [
+    "events",
+    ...filters.flatMap((filter) => ["--filter", filter]),
     ...["--format", "{{.TimeNano}} {{.Action}} {{.Actor.Attributes.exitCode}}"],
   ]);
-  return lines.split("\n").filter(Boolean).map((line) => {
+  createInterface(listener.stdout).on("line", (line) => {
     const [nano, ...words] = line.split(" ");
-    return { ms: Number(nano) / 1e6, what: words.join(" ").replace("health_status: ", "").replace(" <no value>", "") };
+    const what = words.join(" ").replace("health_status: ", "").replace(" <no value>", "");
+    told.push({ ms: Number(nano) / 1e6, what });
   });
+  try {
+    await body(told);
+  } finally {
+    listener.kill();
+    await once(listener, "exit");
+  }
 }
 
-const whats = (seen: Seen[]) => seen.map(({ what }) => what);
-
-/** Waits until a container was ended and is healthy again, and checks the story that Docker tells of it. */
-async function healed(t: TestContext, container: string, name: string, wedgedMs: number) {
-  await until(
-    async () => (await docker(["inspect", "--format", "{{.RestartCount}}", container])) !== "0",
-    "restart",
-  );
+/** Wedges a healthy container and waits until it was ended and is healthy again; checks what Docker told of it. */
+async function heals(t: TestContext, container: string, name: string, wedge: () => unknown) {
   await health(container, "healthy");
-  const seen = await events(container);
-  assert.deepEqual(whats(seen), ["start", "healthy", "unhealthy", "die 142", "start", "healthy"]);
-  const times = seen.slice(2).map(({ ms, what }) => `${what} ${((ms - wedgedMs) / 1000).toFixed(1)} s`);
-  say(t, `${name}: after the wedge ${times.join(", ")}`);
-  // No loop: nothing ends it again.
-  await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 2000));
-  assert.equal(await docker(["inspect", "--format", "{{.RestartCount}}", container]), "1");
-  assert.equal((await inspect(container)).Health.Status, "healthy");
+  await withEvents(container, async (told) => {
+    await new Promise((resolve) => setTimeout(resolve, 1000)); // the listener connects
+    const wedgedMs = Date.now();
+    void wedge();
+    await until(() => Promise.resolve(told.at(-1)?.what === "healthy" && told.length >= 4), "healed container");
+    assert.deepEqual(told.map(({ what }) => what), ["unhealthy", "die 142", "start", "healthy"]);
+    say(
+      t,
+      `${name}: ${told.map(({ ms, what }) => `${what} ${((ms - wedgedMs) / 1000).toFixed(1)} s`)} after the wedge`,
+    );
+    // No loop: nothing ends it again.
+    await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 2000));
+    assert.equal(told.length, 4);
+    assert.equal((await inspect(container)).Health.Status, "healthy");
+  });
 }
 
 const outputs = async (container: string) => (await inspect(container)).Health.Log.map(({ Output }) => Output);
 
-const side = { concurrency: true, timeout: 300_000 };
+/** So many containers at a time, for each that is wedged takes a core. */
+const CONTAINERS_AT_ONCE = 3;
 
 for (const target of TARGETS) {
-  test(`${target}: healing`, { ...side, skip }, async (t) => {
+  test(`${target}: healing`, { concurrency: CONTAINERS_AT_ONCE, skip }, async (t) => {
     const cases: [string, (t: TestContext) => Promise<void>][] = [
       ["an event loop that turns for ever, locked down, is ended and healthy again", async (t) => {
         await withContainer(
           target,
           [...HEALING, ...LOCKED_WITH_NETWORK, "--restart", "unless-stopped"],
           async (container) => {
-            await health(container, "healthy");
-            const wedgedMs = Date.now();
-            void ask(container, "/wedge");
-            await healed(t, container, "loop", wedgedMs);
+            await heals(t, container, "loop", () => ask(container, "/wedge"));
           },
         );
       }],
       ["a runtime stopped from inside is ended under on-failure", async (t) => {
         await withContainer(target, [...HEALING, "--restart", "on-failure:3"], async (container) => {
-          await health(container, "healthy");
-          const wedgedMs = Date.now();
-          await signalRuntime(container, target, "SIGSTOP");
-          await healed(t, container, "SIGSTOP", wedgedMs);
+          await heals(t, container, "SIGSTOP", () => signalRuntime(container, target, "SIGSTOP"));
         });
       }],
       ["without a policy it stays ended, with exit code 142, and says why", async () => {
@@ -140,17 +140,20 @@ for (const target of TARGETS) {
         });
       }],
       ["hiccups shorter than the time, and one across a pause longer than it, are left alone", async () => {
-        await withContainer(target, HEALING, async (container) => {
+        await withContainer(target, [...HEALING, "--restart", "unless-stopped"], async (container) => {
           await health(container, "healthy");
-          for (const ms of [2500, 2500]) assert.equal(await ask(container, `/block/${ms}`), "back");
+          for (let hiccup = 0; hiccup < 2; hiccup++) {
+            assert.equal(await ask(container, "/block/2500"), "back");
+            await until(async () => (await outputs(container)).at(-1)!.startsWith("healthy"), "healthy probe");
+          }
           const blocked = ask(container, "/block/5000");
-          await until(async () => (await outputs(container)).at(-1)!.includes("noted: 1"), "first failure");
+          await until(async () => (await outputs(container)).at(-1)!.includes("noted: "), "noted failure");
           await docker(["pause", container]);
           await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 1000));
           await docker(["unpause", container]);
           assert.equal(await blocked, "back");
           await health(container, "healthy");
-          assert.deepEqual(whats(await events(container)).filter((what) => /die|start/.test(what)), ["start"]);
+          assert.equal(await docker(["inspect", "--format", "{{.RestartCount}}", container]), "0");
         });
       }],
       ["a service that never becomes healthy is not ended, and the probe says so", async () => {
@@ -167,7 +170,7 @@ for (const target of TARGETS) {
         await withContainer(target, [...HEALING, ...flags], async (container) => {
           await health(container, "healthy");
           const slow = ask(container, `/slow/${HEAL_AFTER_MS + 4000}`);
-          await new Promise((resolve) => setTimeout(resolve, 500));
+          await until(async () => await ask(container, "/started") === "1", "request in flight");
           await docker(["stop", container]);
           assert.equal(await slow, "whole");
           assert.equal((await inspect(container)).ExitCode, 0);
@@ -206,10 +209,7 @@ for (const target of TARGETS) {
       }],
       ["under docker run --init it works the same", async (t) => {
         await withContainer(target, [...HEALING, "--init", "--restart", "unless-stopped"], async (container) => {
-          await health(container, "healthy");
-          const wedgedMs = Date.now();
-          void ask(container, "/wedge");
-          await healed(t, container, "--init", wedgedMs);
+          await heals(t, container, "--init", () => ask(container, "/wedge"));
         });
       }],
       ["ends of other kinds keep their exit codes, and zombies are reaped", async () => {
@@ -234,50 +234,34 @@ for (const target of TARGETS) {
             ? ["/bin/deno", "eval", `new Deno.Command("/bin/deno", { args: ["eval", ""] }).spawn(); Deno.exit()`]
             : ["/bin/node", "-e", `child_process.spawn("/bin/node", ["-e", ""], { detached: true }).unref()`];
           await docker(["exec", container, ...orphan]);
-          const titles = async () => (await docker(["top", container, "-o", "stat,args"])).split("\n").slice(1);
+          const titles = async () => (await docker(["top", container, "-o", "pid,stat"])).split("\n").slice(1);
           await until(async () => (await titles()).length === 2, "reaped child");
-          assert.ok((await titles()).every((title) => !title.startsWith("Z")));
+          assert.ok((await titles()).every((title) => !title.includes("Z")));
         });
-      }],
-      ["a stop right after the start is heard, twenty times", async (t) => {
-        const tookMs: number[] = [];
-        for (let i = 0; i < 20; i++) {
-          const container = await docker(["run", "--detach", ...FAST, image(target)]);
-          try {
-            const startMs = performance.now();
-            await docker(["stop", container]);
-            tookMs.push(performance.now() - startMs);
-            assert.equal((await inspect(container)).ExitCode, 0);
-          } finally {
-            await docker(["rm", "--force", container]);
-          }
-        }
-        say(t, `the slowest of 20 stops took ${Math.max(...tookMs).toFixed()} ms`);
-        assert.ok(Math.max(...tookMs) < 5000);
       }],
     ];
     await Promise.all(cases.map(([name, body]) => t.test(name, { timeout: 200_000 }, body)));
   });
+
+  test(`${target}: a stop right after the start is heard, twenty times`, { skip }, async (t) => {
+    const tookMs: number[] = [];
+    for (let i = 0; i < 20; i++) {
+      await withContainer(target, [], async (container) => {
+        const startMs = performance.now();
+        await docker(["stop", container]);
+        tookMs.push(performance.now() - startMs);
+        assert.equal((await inspect(container)).ExitCode, 0);
+      });
+    }
+    say(t, `the slowest of 20 stops took ${Math.max(...tookMs).toFixed()} ms`);
+    assert.ok(Math.max(...tookMs) < 5000);
+  });
 }
 
-test("with the image's own timing: unhealthy and its event first, then the end", { ...side, skip }, async (t) => {
+test("with the image's own timing: unhealthy and its event first, then the end", { skip }, async (t) => {
   const flags = ["--publish", "127.0.0.1::8080", "--env", "HEAL_AFTER_MS=30000", "--restart", "unless-stopped"];
   await withContainer("deno", flags, async (container) => {
-    const listener = spawn("docker", ["events", "--filter", `container=${container}`, "--format", "{{.Action}}"]);
-    let received = "";
-    listener.stdout.on("data", (chunk) => received += chunk);
-    try {
-      await health(container, "healthy");
-      const wedgedMs = Date.now();
-      void ask(container, "/wedge");
-      await until(() => Promise.resolve(received.includes("die")), "end");
-      assert.ok(received.indexOf("health_status: unhealthy") < received.indexOf("die"), received);
-      assert.ok(received.includes("health_status: unhealthy"), "its event was received before the end");
-      await healed(t, container, "the image's own timing", wedgedMs);
-    } finally {
-      listener.kill();
-      await once(listener, "exit");
-    }
+    await heals(t, container, "the image's own timing", () => ask(container, "/wedge"));
   });
 });
 
