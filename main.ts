@@ -185,35 +185,22 @@ function logError(context: object, thrown: unknown): void {
 /** What a client learns of a failure. */
 const internalError = () => Response.json({ error: "Internal Server Error" }, { status: 500 });
 
-/** Answers requests, and counts those in flight. */
-export interface Handler {
-  /**
-   * @param env What the runtime gives with the request
-   * @param prepare The runtime's last word on a response; may throw
-   * @returns The response, a generic 500 for a route that fails, and what is to be called once, when that response was
-   * sent or its client is gone
-   */
-  answer(request: Request, env: object, prepare: (response: Response) => Response): {
-    response: Response | Promise<Response>;
-    sent(isComplete: boolean, status?: number): void;
-  };
-  inFlight(): number;
-  /** Resolves once nothing is in flight. */
-  idle(): Promise<void>;
-}
+export type Handler = ReturnType<typeof createHandler>;
 
 /**
  * Makes an application answer whatever its routes do, and tell of it.
  *
  * @param accessLog Whether a request prints a line when it is over; one for health never does
  */
-export function createHandler(app: App, accessLog: boolean): Handler {
+export function createHandler(app: App, accessLog: boolean) {
   let inFlight = 0;
   let onIdle = () => {};
   const respond = (request: Request, env: object, prepare: (response: Response) => Response) => {
     const finish = (response: Response) => {
-      // A route may return anything, and a network error, whose status is 0, no client can be sent.
-      if (!response?.status) throw new TypeError(`the route returned ${response ?? typeof response}, no response`);
+      const isResponse = response instanceof RuntimeResponse && response.status !== 0; // 0: a network error
+      if (!isResponse) {
+        throw new TypeError(`the route returned ${response === null ? null : typeof response}, no response to send`);
+      }
       return prepare(response);
     };
     const fail = (thrown: unknown) => {
@@ -228,7 +215,12 @@ export function createHandler(app: App, accessLog: boolean): Handler {
     }
   };
   return {
-    answer(request, env, prepare) {
+    /**
+     * @param env What the runtime gives with the request
+     * @param prepare The runtime's last word on a response; may throw
+     * @returns The response, and what is to be called once, when that was sent or its client is gone
+     */
+    answer(request: Request, env: object, prepare: (response: Response) => Response) {
       const startMs = accessLog ? performance.now() : 0; // which costs a tenth of a request
       inFlight++;
       const response = respond(request, env, prepare);
@@ -246,7 +238,7 @@ export function createHandler(app: App, accessLog: boolean): Handler {
       };
       return {
         response,
-        sent(isComplete, status) {
+        sent(isComplete: boolean, status?: number) {
           // A client may leave before its route is done.
           if (response instanceof Promise) response.then((response) => end(status ?? response.status, isComplete));
           else end(status ?? response.status, isComplete);
@@ -254,7 +246,8 @@ export function createHandler(app: App, accessLog: boolean): Handler {
       };
     },
     inFlight: () => inFlight,
-    idle: () => new Promise((resolve) => inFlight === 0 ? resolve() : onIdle = resolve),
+    /** Resolves once nothing is in flight. */
+    idle: () => new Promise<void>((resolve) => inFlight === 0 ? resolve() : onIdle = resolve),
   };
 }
 
@@ -415,8 +408,12 @@ export function heal({ outcome }: Finding, healAfterMs: number): string {
       return "";
     }
     if (outcome === "refused") return "not counted: nothing listens";
-    if (!isOwnInit()) return "refused: process 1 is not this container's init";
-    const [notedLife, ...noted] = readStreak();
+    const command = attempt(() => runtime.readFile("/proc/1/cmdline"));
+    const [its, own] = ["1", "self"].map((id) => attempt(() => runtime.readLink(`/proc/${id}/ns/mnt`)));
+    const isOwnInit = INIT_PATTERN.test(command) && command.includes(`\0${import.meta.filename}\0`) && its &&
+      its === own;
+    if (!isOwnInit) return "refused: process 1 is not this container's init";
+    const [notedLife, ...noted] = attempt(() => runtime.readFile(STREAK_FILE)).split(" ");
     if (notedLife !== life) return "not counted: never healthy";
     const nowMs = Date.now();
     const failuresMs = noted.map(Number);
@@ -430,25 +427,6 @@ export function heal({ outcome }: Finding, healAfterMs: number): string {
     return `ended the service after ${sinceMs} ms`;
   } catch (error) {
     return `cannot note: ${quote(errorMessage(error))}`;
-  }
-}
-
-function readStreak(): string[] {
-  try {
-    return runtime.readFile(STREAK_FILE).split(" ");
-  } catch {
-    return [];
-  }
-}
-
-/** Whether process 1 is the init that started this program's service, in this container. */
-function isOwnInit(): boolean {
-  try {
-    const command = runtime.readFile("/proc/1/cmdline");
-    const [own, its] = ["self", "1"].map((process) => runtime.readLink(`/proc/${process}/ns/mnt`));
-    return INIT_PATTERN.test(command) && command.includes(`\0${import.meta.filename}\0`) && own === its;
-  } catch {
-    return false;
   }
 }
 
@@ -500,6 +478,15 @@ function isHost(text: string): boolean {
 /** As much of others' text as a message quotes: escaped, a character takes up to six. */
 const QUOTE_LIMIT_CHARS = 64;
 
+/** What can be read, or nothing. */
+function attempt(read: () => string): string {
+  try {
+    return read();
+  } catch {
+    return "";
+  }
+}
+
 /** Others' text as a message shows it: quoted, bounded, printable ASCII. */
 function quote(text: string): string {
   return JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
@@ -530,18 +517,6 @@ async function inTime(promise: Promise<unknown>, ms: number): Promise<boolean> {
 
 // ── The runtimes: all that differs between them ──
 
-type Listen = (
-  host: string,
-  port: number,
-  handler: Handler,
-  isDraining: () => boolean,
-  websocket: Hooks["websocket"],
-) => Promise<{
-  port: number;
-  /** Stops accepting; resolves when `idle` has and all of it is sent. */
-  close(idle: Promise<void>): Promise<void>;
-}>;
-
 function node() {
   const fs = () => process.getBuiltinModule("node:fs");
   return {
@@ -553,18 +528,11 @@ function node() {
     readFile: (path: string) => fs().readFileSync(path, "utf8"),
     writeFile: (path: string, text: string) => fs().writeFileSync(path, text),
     readLink: (path: string) => fs().readlinkSync(path),
-    kill(id: number, signal: "SIGALRM" | "SIGCONT"): void {
-      process.kill(id, signal);
-    },
-    onSignal(signal: "SIGTERM" | "SIGINT", handler: () => void): void {
-      process.on(signal, handler);
-    },
-    onExit(handler: () => void): void {
-      process.on("exit", handler);
-    },
+    kill: (id: number, signal: "SIGALRM" | "SIGCONT"): unknown => process.kill(id, signal),
+    onSignal: (signal: "SIGTERM" | "SIGINT", handler: () => void): unknown => process.on(signal, handler),
+    onExit: (handler: () => void): unknown => process.on("exit", handler),
     allowListeners: (signal: AbortSignal) => process.getBuiltinModule("node:events").setMaxListeners(0, signal),
-    /** The adapter does it by itself. */
-    discardBody(_request: Request): void {},
+    discardBody: (_request: Request): unknown => null, // the adapter does it by itself
     /** Whether this file was started, not imported; Node.js before 24.2 does not tell. */
     isProgram() {
       const { existsSync, realpathSync } = fs();
@@ -578,7 +546,7 @@ function node() {
       return socket;
     },
     /** Loads what listens, and with it the classes that the user's responses are made of. */
-    async loadServer(): Promise<Listen> {
+    async loadServer() {
       // A log that nobody can take must not end the service.
       for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
       const { createAdaptorServer, getRequestListener } = await import("@hono/node-server");
@@ -587,28 +555,24 @@ function node() {
       const [KEPT] = Object.getOwnPropertySymbols(new Response());
       /** A response whose body cannot fail the adapter's way, which prints a stack and sends the error's text. */
       const watched = (response: Response, onError: (error: unknown) => void): Response => {
-        if (!(response instanceof RuntimeResponse)) throw new TypeError("the route returned an object, no response");
         const body = KEPT in response ? (response as unknown as Record<symbol, unknown[]>)[KEPT][1] : response.body;
         if (!(body instanceof ReadableStream)) return response;
         const { status, statusText, headers } = response;
-        const reader = new RuntimeResponse(body).body!.getReader(); // throws if it was read already, or is locked
-        const stream = new ReadableStream({
-          async pull(controller) {
-            try {
-              const { done, value } = await reader.read();
-              if (done) controller.close();
-              else controller.enqueue(value);
-            } catch (error) {
-              onError(error);
-              controller.close();
-            }
-          },
-          cancel: (reason) => reader.cancel(reason),
-        });
-        return new Response(stream, { status, statusText, headers });
+        const { readable, writable } = new TransformStream();
+        const chunks = new RuntimeResponse(body).body!; // throws if it was read already, or is locked
+        chunks.pipeTo(writable, { preventAbort: true }).catch(onError);
+        return new Response(readable, { status, statusText, headers });
       };
-      return async (hostname, port, handler, isDraining, websocket) => {
-        const connections = new Map<Socket, Connection>();
+      /** Listens; what it returns stops accepting, and resolves when `idle` has and all of it is sent. */
+      return async (
+        hostname: string,
+        port: number,
+        handler: Handler,
+        isDraining: () => boolean,
+        websocket: Hooks["websocket"],
+      ) => {
+        /** What ends each request in flight, the newest of them, and whether the response that closes it is on its way. */
+        const connections = new Map<Socket, { inFlight: Set<() => void>; newest?: object; isLast: boolean }>();
         let isClosing = false;
         const upgraded = new Map<unknown, { close(code: number): void }>();
         const server = createAdaptorServer({
@@ -637,6 +601,7 @@ function node() {
                 outgoing.setHeader("Connection", "close");
               }
               return watched(response, (error) => {
+                if (socket.destroyed) return; // the client has left
                 logError(target(request), error);
                 socket.resetAndDestroy(); // of HTTP/1.0 any other end would be a complete answer
               });
@@ -652,12 +617,11 @@ function node() {
           },
         });
         server.on("connection", (socket: Socket) => {
-          const connection: Connection = { inFlight: new Set(), isLast: false };
-          connections.set(socket, connection);
+          const inFlight = new Set<() => void>();
+          connections.set(socket, { inFlight, isLast: false });
           socket.on("close", () => {
             connections.delete(socket);
-            // Node.js 20 never closes the pipelined responses that a client did not stay for.
-            for (const end of connection.inFlight) end();
+            for (const end of inFlight) end(); // Node.js 20 never closes pipelined responses whose client has left
           });
         });
         websocket?.server.on("connection", (ws, incoming) => {
@@ -668,7 +632,7 @@ function node() {
         await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, hostname, resolve));
         return {
           port: (server.address() as AddressInfo).port,
-          close(idle) {
+          close(idle: Promise<void>) {
             isClosing = true;
             // http.Server's own close() would cut the connections whose response is written but not yet sent.
             process.getBuiltinModule("node:net").Server.prototype.close.call(server);
@@ -680,14 +644,6 @@ function node() {
       };
     },
   };
-}
-
-interface Connection {
-  /** What ends each request in flight. */
-  inFlight: Set<() => void>;
-  newest?: object;
-  /** Whether the response that closes it is on its way. */
-  isLast: boolean;
 }
 
 function deno(): ReturnType<typeof node> {
@@ -709,12 +665,10 @@ function deno(): ReturnType<typeof node> {
     readLink: Deno.readLinkSync,
     kill: Deno.kill,
     onSignal: Deno.addSignalListener,
-    onExit(handler) {
-      for (const event of ["unload", "error", "unhandledrejection"]) addEventListener(event, handler);
-    },
-    allowListeners() {},
+    onExit: (handler) => ["unload", "error", "unhandledrejection"].map((event) => addEventListener(event, handler)),
+    allowListeners: () => {},
     // Its connection would not end while the client owes the rest.
-    discardBody: (request) => void request.body?.pipeTo(new WritableStream()).catch(() => {}),
+    discardBody: (request) => request.body?.pipeTo(new WritableStream()).catch(() => {}),
     isProgram: () => import.meta.main,
     async *exchange(hostname, port, request, signal) {
       const connection = await Deno.connect({ hostname, port, signal });
@@ -746,7 +700,7 @@ function deno(): ReturnType<typeof node> {
               return new Response(null, { status: 400 });
             }
             const { completed } = info;
-            if (request.body) {
+            if (request.method !== "GET" && request.body) {
               const upload = completed.catch(() => {}).finally(() => uploads.delete(upload));
               uploads.add(upload);
             }
