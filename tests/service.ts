@@ -133,7 +133,7 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
     return c.text("baked");
   });
   app.get("/redirect", () => Response.redirect("http://example.test/elsewhere", 303));
-  app.get("/proxy", (c) => fetch(`http://127.0.0.1:${process.env.UPSTREAM_PORT}/`, { headers: c.req.header() }));
+  app.get("/proxy/:path", (c) => fetch(`http://127.0.0.1:${process.env.UPSTREAM_PORT}/${c.req.param("path")}`));
   app.get("/slow", async (c) => {
     await new Promise((resolve) => setTimeout(resolve, Number(c.req.query("ms"))));
     return c.text("slow but whole");
