@@ -9,6 +9,7 @@
  */
 import type { HttpBindings, WebSocketServerLike } from "@hono/node-server";
 import type { Context, Hono } from "hono";
+import type { IncomingMessage } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 
 /**
@@ -45,8 +46,6 @@ export interface Hooks {
 }
 
 const VERSION = "2.0.0";
-/** The runtime's own class: the adapter of Node.js puts a subclass in its place. */
-const RuntimeResponse = Response;
 
 // ── The application ──
 
@@ -74,8 +73,8 @@ export async function createApp(
       return c.json({ error: "Method Not Allowed" }, 405, { Allow: "GET, HEAD" });
     });
   const uncached = { "Cache-Control": "no-store" };
-  const healthy = new Response(null, { headers: uncached });
-  check("/healthz", () => healthy);
+  let healthy: Response | undefined;
+  check("/healthz", () => healthy ??= new Response(null, { headers: uncached }));
   check("/readyz", (c) => {
     const answer = (status: string) => c.json({ status }, status === "ready" ? 200 : 503, uncached);
     if (isDraining()) return answer("draining");
@@ -143,7 +142,7 @@ function flush(): void {
 }
 
 /** Prints a line. That it cannot (a full disk, a closed pipe) must change neither an answer nor an exit code. */
-function print(line: string, write: (line: string) => void = console.log): void {
+function print(line: string, write: (line: string) => unknown = console.log): void {
   flush();
   try {
     write(line);
@@ -163,11 +162,11 @@ function timestamp(): string {
 /** A line of the log. */
 const entry = (fields: object) => JSON.stringify({ time: timestamp(), ...fields });
 
-/** A request's path, without the query, which may hold secrets. Not by new URL(): it refuses hosts that clients send. */
-const pathOf = (request: Request) => request.url.replace(/^\w+:\/\/[^/]*|[?#].*/g, "");
-
-/** What a request asked for, as a line of the log tells it. */
-const target = (request: Request) => ({ method: request.method, path: pathOf(request) });
+/** What a request asked for, without the query, which may hold secrets. Not by new URL(): that refuses some hosts. */
+const target = ({ method, url = "" }: { method?: string; url?: string }) => ({
+  method,
+  path: url.replace(/^\w+:\/\/[^/]*|[?#].*/g, ""),
+});
 
 /** Logs in one line what was thrown, which may be anything, and where. */
 function logError(context: object, thrown: unknown): void {
@@ -193,6 +192,7 @@ export type Handler = ReturnType<typeof createHandler>;
  * @param accessLog Whether a request prints a line when it is over; one for health never does
  */
 export function createHandler(app: App, accessLog: boolean) {
+  const RuntimeResponse = Response; // the adapter of Node.js will put a subclass in its place
   let inFlight = 0;
   let onIdle = () => {};
   const respond = (request: Request, env: object, prepare: (response: Response) => Response) => {
@@ -285,9 +285,9 @@ async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }:
   });
   runtime.onExit(flush);
 
-  const listen = await runtime.loadServer();
   const { app, useReady } = await createApp(isDraining);
   const handler = createHandler(app, accessLog);
+  const listen = await runtime.loadServer();
   const stopping = new AbortController();
   runtime.allowListeners(stopping.signal);
   let hooks: Hooks | void;
@@ -523,8 +523,8 @@ function node() {
     args: process.argv.slice(2),
     env: (name: string) => process.env[name],
     exit: (code: number) => process.exit(code),
-    writeOut: (line: string) => console.log(line),
-    writeError: (line: string) => console.error(line),
+    writeOut: (line: string): unknown => console.log(line),
+    writeError: (line: string): unknown => console.error(line),
     readFile: (path: string) => fs().readFileSync(path, "utf8"),
     writeFile: (path: string, text: string) => fs().writeFileSync(path, text),
     readLink: (path: string) => fs().readlinkSync(path),
@@ -549,7 +549,9 @@ function node() {
     async loadServer() {
       // A log that nobody can take must not end the service.
       for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+      const { ServerResponse } = process.getBuiltinModule("node:http");
       const { createAdaptorServer, getRequestListener } = await import("@hono/node-server");
+      const RuntimeResponse = Response;
       getRequestListener(() => new Response()); // a response of the runtime's own class would be slow
       // Where the adapter keeps what a response was made of, to send it as it is; to read its body would end that.
       const [KEPT] = Object.getOwnPropertySymbols(new Response());
@@ -563,6 +565,20 @@ function node() {
         chunks.pipeTo(writable, { preventAbort: true }).catch(onError);
         return new Response(readable, { status, statusText, headers });
       };
+      // The adapter checks no header: what is thrown here would end the process.
+      class CheckedResponse<Request extends IncomingMessage> extends ServerResponse<Request> {
+        override writeHead(...args: unknown[]) {
+          try {
+            return Reflect.apply(super.writeHead, this, args);
+          } catch (error) {
+            return this.destroy(error as Error);
+          }
+        }
+        override destroy(error?: Error) {
+          if (error) this.socket?.resetAndDestroy(); // of HTTP/1.0 any other end would be a complete answer
+          return super.destroy(error);
+        }
+      }
       /** Listens; what it returns stops accepting, and resolves when `idle` has and all of it is sent. */
       return async (
         hostname: string,
@@ -572,10 +588,11 @@ function node() {
         websocket: Hooks["websocket"],
       ) => {
         /** What ends each request in flight, the newest of them, and whether the response that closes it is on its way. */
-        const connections = new Map<Socket, { inFlight: Set<() => void>; newest?: object; isLast: boolean }>();
+        const connections = new Map<Socket, { inFlight: Set<() => void>; newest: number; isLast: boolean }>();
         let isClosing = false;
         const upgraded = new Map<unknown, { close(code: number): void }>();
         const server = createAdaptorServer({
+          serverOptions: { ServerResponse: CheckedResponse },
           hostname: "localhost", // of a request without Host: HTTP/1.0, as HAProxy checks
           websocket,
           fetch(request, env) {
@@ -594,21 +611,20 @@ function node() {
             const connection = connections.get(socket)!;
             // What is pipelined behind a last response is not run, for it could not be answered.
             if (connection.isLast) return new Promise<Response>(() => {});
-            connection.newest = outgoing;
+            const ordinal = ++connection.newest; // not the response: what is held so long fills the old generation
             const { response, sent } = handler.answer(request, env, (response) => {
-              if (isDraining() && connection.newest === outgoing) {
+              if (isDraining() && connection.newest === ordinal) {
                 connection.isLast = true;
                 outgoing.setHeader("Connection", "close");
               }
               return watched(response, (error) => {
-                if (socket.destroyed) return; // the client has left
-                logError(target(request), error);
-                socket.resetAndDestroy(); // of HTTP/1.0 any other end would be a complete answer
+                if (!socket.destroyed) outgoing.destroy(error as Error); // the client has not left
               });
             });
             const end = () => {
               if (!connection.inFlight.delete(end)) return;
-              sent(outgoing.writableFinished);
+              if (outgoing.errored) logError(target(request), outgoing.errored);
+              sent(outgoing.writableFinished && !outgoing.errored);
               if (isClosing && connection.inFlight.size === 0) socket.destroySoon();
             };
             connection.inFlight.add(end);
@@ -618,7 +634,7 @@ function node() {
         });
         server.on("connection", (socket: Socket) => {
           const inFlight = new Set<() => void>();
-          connections.set(socket, { inFlight, isLast: false });
+          connections.set(socket, { inFlight, newest: 0, isLast: false });
           socket.on("close", () => {
             connections.delete(socket);
             for (const end of inFlight) end(); // Node.js 20 never closes pipelined responses whose client has left
@@ -651,20 +667,19 @@ function deno(): ReturnType<typeof node> {
   const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
   /** Between two attempts to listen again. */
   const PAUSE_MS = 250;
-  // Past the console, which would take part in telemetry and make the probe wait for its collector.
-  const write = (stream: { writeSync(bytes: Uint8Array): number }) => (line: string) =>
-    void stream.writeSync(new TextEncoder().encode(`${line}\n`));
   return {
     args: Deno.args,
     env: Deno.env.get,
     exit: Deno.exit,
-    writeOut: write(Deno.stdout),
-    writeError: write(Deno.stderr),
-    readFile: Deno.readTextFileSync,
-    writeFile: Deno.writeTextFileSync,
-    readLink: Deno.readLinkSync,
-    kill: Deno.kill,
-    onSignal: Deno.addSignalListener,
+    // What is not used is not named, for Deno loads it then. Past the console, which would take part in telemetry and
+    // make the probe wait for its collector.
+    writeOut: (line) => Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`)),
+    writeError: (line) => Deno.stderr.writeSync(new TextEncoder().encode(`${line}\n`)),
+    readFile: (path) => Deno.readTextFileSync(path),
+    writeFile: (path, text) => Deno.writeTextFileSync(path, text),
+    readLink: (path) => Deno.readLinkSync(path),
+    kill: (id, signal) => Deno.kill(id, signal),
+    onSignal: (signal, handler) => Deno.addSignalListener(signal, handler),
     onExit: (handler) => ["unload", "error", "unhandledrejection"].map((event) => addEventListener(event, handler)),
     allowListeners: () => {},
     // Its connection would not end while the client owes the rest.
