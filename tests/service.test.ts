@@ -4,11 +4,12 @@
  */
 import assert from "node:assert/strict";
 import { execFile, execFileSync } from "node:child_process";
-import { createHash, randomBytes } from "node:crypto";
+import { createHash, randomBytes, randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage, request as httpRequest } from "node:http";
 import type { AddressInfo } from "node:net";
+import { dirname } from "node:path";
 import process from "node:process";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
@@ -112,6 +113,17 @@ loose("/used-stream", async () => {
   await response.text();
   return response;
 });
+loose("/bad-chunk", () => streamed({ pull(controller) { controller.enqueue({ text: "SECRET" }); controller.close(); } }));
+loose("/bad-late-chunk", () => {
+  let count = 0;
+  return streamed({ async pull(controller) {
+    await sleep(10);
+    controller.enqueue(count++ < 3 ? text : { text: "SECRET" });
+  } });
+});
+loose("/bad-status", () => new Response("SECRET", { status: 1000 }));
+loose("/bad-header", () => new Response("text", { headers: { "X-Bad": "SECRET 日本" } }));
+loose("/bad-header-stream", () => streamed(late(), { headers: { "X-Bad": "SECRET 日本" } }));
 loose("/locked", () => { const response = new Response("text"); response.body!.getReader(); return response; });
 loose("/locked-stream", () => { const response = streamed({}); response.body!.getReader(); return response; });
 app.get("/hono-at-once", (c) => c.body(new ReadableStream({ start: (controller) => controller.error(new Error("SECRET")) })));
@@ -348,6 +360,86 @@ describe("main.ts with a service inside", { concurrency: RUNTIMES.length }, () =
   }
 });
 
+// ── The images ──
+
+const NAME = `heartbeat-test-service-${process.pid}`;
+/** As a careful operator runs it, with the one place that it may write. */
+const LOCKED = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "12345"]
+  .concat(["--memory", "96m", "--pids-limit", "64"]);
+
+async function docker(...args: string[]): Promise<string> {
+  return (await promisify(execFile)("docker", args, { maxBuffer: 1 << 26 })).stdout.trim();
+}
+
+const engine = await docker("version", "--format", "{{.Server.Version}}").catch(() => undefined);
+if (engine === undefined && process.env.CI) throw new Error("No Docker engine answers: in CI nothing is skipped");
+const noEngine = engine === undefined &&
+  "SKIPPED: no Docker engine answers, so the service was not tested in the images";
+if (noEngine) console.log(noEngine);
+
+/** Starts a container in the foreground: what it prints, its signals and its exit code are the client's. */
+async function withContainer(target: string, volume: string, env: Env, body: (service: Service) => Promise<void>) {
+  const container = `${NAME}-${randomUUID()}`;
+  const variables = Object.entries(env).flatMap(([name, value]) => ["--env", `${name}=${value}`]);
+  const flags = ["--name", container, "--publish", "127.0.0.1::8080", "--volume", `${volume}:/data`, ...variables];
+  const program = launch(["run", ...LOCKED, ...flags, `${NAME}:${target}`], {}, {
+    runtime: { name: target, path: "docker", options: [] },
+  });
+  const kill = (signal: NodeJS.Signals) => void docker("kill", "--signal", signal, container).catch(() => {});
+  const exit = program.exit.then((code) => code === 137 ? null : code); // as of a process that SIGKILL ended
+  const ping = async () => {
+    const [, ...probe] = JSON.parse(
+      await docker("inspect", "--format", "{{json .Config.Healthcheck.Test}}", container),
+    );
+    return { code: 0, stdout: await docker("exec", container, ...probe), stderr: "" };
+  };
+  try {
+    await until(program, () => /Listening on/.exec(program.stdout));
+    const port = Number((await docker("port", container, "8080/tcp")).split(":").at(-1));
+    await body(Object.assign(program, { kill, exit, port, ping }));
+  } finally {
+    await docker("rm", "--force", container);
+    await program.exit;
+  }
+}
+
+describe("the image with a service inside", { concurrency: 2, skip: noEngine }, () => {
+  const volumes: string[] = [];
+  const newData = () => {
+    volumes.push(`${NAME}-${volumes.length}`);
+    return volumes.at(-1)!;
+  };
+  const targets = ["deno", "node"];
+  before(async () => {
+    if (noEngine) return;
+    const folder = dirname(serviceFile);
+    await promisify(execFile)(deno, ["install", "--quiet", "--lockfile-only"], { cwd: folder });
+    cpSync(`${ROOT}/.dockerignore`, `${folder}/.dockerignore`);
+    // The one place where a permission is added.
+    const recipe = readFileSync(`${ROOT}/Dockerfile`, "utf8");
+    const permitted = recipe.replace(
+      '"--allow-read=/heartbeat/static"',
+      '"--allow-read=/heartbeat/static,/data", "--allow-write=/data"',
+    );
+    assert.notEqual(permitted, recipe);
+    writeFileSync(`${folder}/Dockerfile`, permitted);
+    for (const target of targets) {
+      await docker("build", "--quiet", "--tag", `${NAME}:${target}`, "--target", target, folder);
+    }
+  });
+  after(async () => {
+    if (noEngine) return;
+    if (volumes.length > 0) await docker("volume", "rm", "--force", ...volumes);
+    await docker("rmi", "--force", ...targets.map((target) => `${NAME}:${target}`));
+  });
+  for (const target of targets) {
+    const inService: InService = ({ SERVICE_DATA = newData(), ...env }, body) =>
+      withContainer(target, SERVICE_DATA, { SERVICE_DATA: "/data", UPSTREAM_PORT: "8080", ...env }, body);
+    describe(`on ${target}`, () =>
+      holdsWhatIsPromised({ isNode: target === "node", isImage: true, newData, inService }));
+  }
+});
+
 // ── The service, and what is promised to it ──
 
 function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Subject) {
@@ -432,7 +524,8 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
     });
 
     test("knows the client's address", async () => {
-      assert.equal((await ask(service.port, get("/address"))).body, "127.0.0.1");
+      const { body } = await ask(service.port, get("/address"));
+      assert.match(body, isImage ? /^\d+(\.\d+){3}$/ : /^127\.0\.0\.1$/);
     });
 
     test("sets a variable before the route and a header after it", async () => {
@@ -672,7 +765,20 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
     "/rejects",
   ];
   /** What may be that, or cut. */
-  const broken = ["/at-once", "/first-pull", "/late", "/late-length", "/used", "/used-stream", "/locked"]
+  const broken = [
+    "/bad-chunk",
+    "/bad-late-chunk",
+    "/bad-status",
+    "/bad-header",
+    "/bad-header-stream",
+    "/at-once",
+    "/first-pull",
+    "/late",
+    "/late-length",
+    "/used",
+    "/used-stream",
+    "/locked",
+  ]
     .concat(["/locked-stream", "/hono-at-once", "/hono-late", "/proxied"]);
 
   /**
@@ -698,6 +804,9 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
           if (isNode || refused.includes(path)) await until(service, find);
           else if (path !== "/proxied" && path !== "/locked") await until(service, () => service.stderr !== "");
           if (isNode) assertOnlyEntries(service.stderr);
+          const lines = () => entries(service.stdout).filter((entry) => entry.path === path);
+          const { incomplete } = await until(service, () => lines().at(-1));
+          if (isNode) assert.equal(incomplete, isComplete ? undefined : true);
         };
         for (const path of paths) {
           await t.test(`${path} over HTTP/1.1`, async () => {
