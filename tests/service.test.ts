@@ -611,10 +611,26 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       client.socket.destroy();
       const line = await until(service, () => lines("/events")[0]);
       assert.equal(line.incomplete, isNode ? true : undefined);
+      const echo = new Client(service.port).send(post("/echo", 100_000, "x".repeat(5000)));
+      await echo.until(/\r\n\r\n/);
+      echo.socket.destroy();
+      const count = lines("/echo").length;
+      assert.equal((await until(service, () => lines("/echo")[count])).incomplete, isNode ? true : undefined);
+      assert.deepEqual(entries(service.stderr).filter(({ path }) => path === "/events" || path === "/echo"), []);
       const early = new Client(service.port).get("/slow?ms=200");
       await ask(service.port, get("/greeting"));
       early.socket.destroy();
       assert.equal((await until(service, () => lines("/slow")[0])).incomplete, isNode ? true : undefined);
+    });
+
+    test("tells an event stream that its client has left", async () => {
+      const client = new Client(service.port).get("/events");
+      await client.until(/event: hello/);
+      assert.equal((await ask(service.port, get("/open"))).body, "1");
+      client.socket.destroy();
+      for (const startMs = performance.now(); (await ask(service.port, get("/open"))).body !== "0";) {
+        assert.ok(performance.now() - startMs < PROMPT_MS);
+      }
     });
 
     test("prints nothing but lines of its log", () => {

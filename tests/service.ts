@@ -109,6 +109,7 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
   app.post("/ignored", (c) => c.text("ignored"));
 
   // ── Streams and sockets ──
+  let open = 0;
   app.get("/events", (c) =>
     streamSSE(c, async (stream) => {
       const ended = new Promise<void>((resolve) => {
@@ -116,10 +117,13 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
         stopping.addEventListener("abort", () => resolve());
         stream.onAbort(() => resolve());
       });
+      open++;
       await stream.writeSSE({ event: "hello", data: `${c.get("user")}` });
       await ended;
+      open--;
       await stream.writeSSE({ event: "bye", data: "stopping" });
     }));
+  app.get("/open", (c) => c.json(open));
   app.get("/ws", echo);
 
   // ── The rest ──
