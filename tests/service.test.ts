@@ -73,7 +73,7 @@ function moveIn(name: string, code: string): string {
   cpSync(`${ROOT}/deno.json`, `${folder}/deno.json`);
   cpSync(`${ROOT}/deno.lock`, `${folder}/deno.lock`);
   const { type, dependencies } = readPackage(ROOT);
-  for (const own of ["ws", "zod"]) dependencies[own] = readPackage(`${ROOT}/node_modules/${own}`).version;
+  for (const own of ["ws", "@types/ws", "zod"]) dependencies[own] = readPackage(`${ROOT}/node_modules/${own}`).version;
   writeFileSync(`${folder}/package.json`, JSON.stringify({ type, dependencies }));
   return `${folder}/main.ts`;
 }
@@ -358,6 +358,10 @@ describe("main.ts with a service inside", { concurrency: RUNTIMES.length }, () =
       survivesWhatIsWrong(runtime, isNode);
     });
   }
+});
+
+test("what moves in needs no cast: it is type checked under Deno, as tsc checks it for Node.js", async () => {
+  await promisify(execFile)(deno, ["check", "--quiet", serviceFile]);
 });
 
 // ── The images ──
