@@ -1,464 +1,554 @@
 /**
- * `npm run bench`: measures the service and its probe side by side with what they are to be compared with, in turn, and
- * prints a table of ratios. The same goes to bench/results.json, and the probe's cost to bench/probe.svg.
+ * `npm run bench`: what is measured, and the goals. `npm run bench -- NAME…` measures only the groups named and keeps
+ * what results.json holds of the others; `npm run bench -- --report` measures nothing and writes the documents anew.
  *
+ * What runs is in programs.ts, how it is measured in measure.ts, how it is reported in report.ts and pictures.ts.
  * BENCH_NODE names a Node.js that runs TypeScript by itself, PEER a Go program that answers /healthz and has --ping.
- * It needs hyperfine, wrk and time; without a Docker engine the rows about images are left out, and it says so.
  */
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { connect, createServer } from "node:net";
+import { cpSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import os from "node:os";
+import { performance } from "node:perf_hooks";
 import process from "node:process";
-import { parse, View } from "vega";
-import { compile, type TopLevelSpec } from "vega-lite";
+import {
+  alone,
+  cost,
+  figure,
+  freePort,
+  type Goal,
+  inTurn,
+  lives,
+  load,
+  median,
+  type Moment,
+  peakMib,
+  residentMib,
+  type Row,
+  stopMs,
+  withServer,
+} from "./measure.ts";
+import {
+  bare,
+  bundle,
+  copy,
+  DENO,
+  empty,
+  has,
+  NODE,
+  output,
+  PEER,
+  ping,
+  raw,
+  ROOT,
+  serve,
+  type Side,
+  source,
+  WORK,
+  write,
+} from "./programs.ts";
+import { everything, type Group, report, type Results, tables } from "./report.ts";
 
 const PAIRS = 30;
 const PEAK_PAIRS = 5;
 const START_PAIRS = 15;
-const DOCKER_STARTS = 3;
-const LOAD_ROUNDS = 7;
-const LOAD_SECONDS = 3;
+const STOP_PAIRS = 7;
+const STREAMS = 30;
+const LOAD_ROUNDS = 5;
+const LOAD_SECONDS = 2;
 const CONNECTIONS = 64;
-const REQUESTS = 1_000_000;
+const MEMORY_ROUNDS = 3;
+const LOAD_REQUESTS = 300_000;
+const WARM_REQUESTS = 100_000;
+const DOCKER_STARTS = 3;
 const CONTAINERS = 200;
 const PROBE_INTERVAL_S = 10;
+const HEAL_AFTER_MS = 30_000;
+const WEDGE_AFTER_MS = 15_000;
+const HEALED_FOR_MS = 12_000;
 
-const ROOT = `${import.meta.dirname}/..`;
-const DENO = `${ROOT}/node_modules/deno/deno`;
-const NODE = process.env.BENCH_NODE || process.execPath;
-const TSX = [process.execPath, `${ROOT}/node_modules/tsx/dist/cli.mjs`];
-const PEER = process.env.PEER;
-const ENV = { ...process.env, HOST: "127.0.0.1", DENO_NO_UPDATE_CHECK: "1", ACCESS_LOG: "off", NO_COLOR: "1" };
+/** What `npm ci` reads. */
+const PACKAGE_FILES = ["package.json", "package-lock.json", "tools/package.json"];
 
-/** Runs a command and gives what it prints; throws what it says if it fails. */
-function output(command: string[], env: NodeJS.ProcessEnv = ENV): string {
-  const { status, stdout, stderr, error } = spawnSync(command[0], command.slice(1), {
-    cwd: ROOT,
-    env,
-    encoding: "utf8",
+/** What the service has in the rows that need it, in front of its own routes. */
+const READY = `if (app) return { ready: () => true };`;
+const EVENTS = `const { stopping } = arguments[1];
+app.get("/events", async (c) => {
+  const { streamSSE } = await import("hono/streaming");
+  return streamSSE(c, async (stream) => {
+    await stream.writeSSE({ data: "open" });
+    await new Promise((resolve) => stopping.addEventListener("abort", resolve));
   });
-  if (status !== 0) throw new Error(`Cannot run ${command.join(" ")}: ${error?.message ?? stderr.trim()}`);
-  return stdout.trim();
+});`;
+const WEDGE = `app.get("/wedge", () => { for (;;); });`;
+
+const version = output([NODE, "--version"]);
+const [major, minor] = version.slice(1).split(".").map(Number);
+const side = (name: string, command: string[], env?: Side["env"]): Side => ({ name, command, env });
+
+/** Keeps a row, and shows it at once to whoever waits. */
+function add(rows: Row[], row: Row): void {
+  rows.push(row);
+  console.error(tables([row]).split("\n").at(-1));
 }
 
-const has = (command: string[]) => spawnSync(command[0], command.slice(1)).status === 0;
-const missing = ["hyperfine", "wrk", "time"].filter((tool) =>
+// ── The rows, group by group ──
+
+async function probe(): Promise<Row[]> {
+  const rows: Row[] = [];
+  const PORT = `${await freePort()}`;
+  const compare = async (what: string, ours: Side, theirs: Side, goal?: Goal) => {
+    const sides = [ours, theirs].map((side) => ({ ...side, env: { PORT, ...side.env } }));
+    const runs = await inTurn(PAIRS, sides, cost);
+    const figures = [
+      figure("CPU", "ms", 1, runs.map((pair) => pair.map(({ cpuMs }) => cpuMs)), goal),
+      figure("wall", "ms", 1, runs.map((pair) => pair.map(({ wallMs }) => wallMs)), goal),
+      figure("peak memory", "MiB", 0, await inTurn(PEAK_PAIRS, sides, peakMib), goal),
+    ];
+    add(rows, { what, against: theirs.name, figures });
+  };
+  const nothing = (command: string[]) => side("an empty program", command);
+  const url = `http://127.0.0.1:${PORT}/healthz`;
+  const withFetch = `fetch("${url}").then((r)=>process.exit(r.ok?0:1),()=>process.exit(1))`;
+  const [onDeno, onNode] = [side("", ping.deno), side("", ping.node)];
+  const [deno, node, tsx] = [source.deno, source.node, source.tsx].map((command) => side("", [...command, "--ping"]));
+  const healing = (command: string[], ms: number) =>
+    side(`HEAL_AFTER_MS=${ms}`, command, { HEAL_AFTER_MS: `${ms}`, PORT });
+
+  await withServer(side("", serve.deno(), { PORT }), async () => {
+    await compare("image on Deno", onDeno, nothing(empty.deno), { atMost: 1.15 });
+    await compare("image on Node.js", onNode, nothing(empty.node), { atMost: 1.15 });
+    await compare("main.ts on Deno", deno, nothing(empty.denoTs), { atMost: 1.25 });
+    await compare(`main.ts on Node.js ${major}`, node, nothing(empty.nodeTs), { atMost: 1.25 });
+    await compare("main.ts on tsx", tsx, nothing(empty.tsx), { atMost: 1.25 });
+    await compare("image on Deno", onDeno, side("node -e with fetch", [NODE, "-e", withFetch]), { atMost: 0.3 });
+    await compare("image on Deno", onDeno, side("curl -f", ["curl", "-fsS", "-o", "/dev/null", url]));
+    if (PEER) await compare("image on Deno", onDeno, side("the Go peer", [PEER, "--ping"]));
+    for (const [name, command] of [["Deno", ping.deno], ["Node.js", ping.node]] as [string, string[]][]) {
+      const off = healing(command, 0);
+      await compare(`image on ${name}, healing on`, healing(command, HEAL_AFTER_MS), { ...off, name: "off" }, {
+        atMost: 1.07,
+      });
+    }
+    const cached = side("", node.command, { NODE_COMPILE_CACHE: `${WORK}/compile-cache` });
+    await compare(`main.ts on Node.js ${major}, NODE_COMPILE_CACHE set`, cached, { ...node, name: "not set" });
+  });
+  rmSync("/dev/shm/heartbeat-streak", { force: true }); // what a probe that heals leaves for the next one
+  const cores = (ms: number) => CONTAINERS / PROBE_INTERVAL_S * ms / 1000;
+  const [{ ours, theirs = 0 }] = rows.find(({ against }) => against === "node -e with fetch")!.figures;
+  add(rows, {
+    what: `image on Deno, ${CONTAINERS} containers probed every ${PROBE_INTERVAL_S} s, computed`,
+    against: "node -e with fetch",
+    figures: [figure("CPU", "cores", 2, [[cores(ours), cores(theirs)]])],
+  });
+  return rows;
+}
+
+interface Pair {
+  what: string;
+  ours: Side;
+  theirs: Side;
+  /** Unless it is the name of the other side. */
+  against?: string;
+  atLeast?: number;
+}
+
+/** Loads servers in turn, and compares some with others. */
+async function race(rows: Row[], path: string, pairs: Pair[], mib?: { name: string }): Promise<void> {
+  const sides = [...new Set(pairs.flatMap(({ ours, theirs }) => [ours, theirs]))];
+  const rounds = await inTurn(LOAD_ROUNDS, sides, (side) =>
+    withServer(side, (server) => {
+      load(server, path, 1, CONNECTIONS); // until it is compiled
+      return { ...load(server, path, LOAD_SECONDS, CONNECTIONS), mib: residentMib(server) };
+    }));
+  for (const { what, ours, theirs, against = theirs.name, atLeast } of pairs) {
+    const [mine, other] = [sides.indexOf(ours), sides.indexOf(theirs)];
+    const of = (key: "perCpuS" | "perS" | "p99Ms" | "mib") => rounds.map((seen) => [seen[mine][key], seen[other][key]]);
+    const figures = [
+      figure("requests per CPU second", "k/s", 1, of("perCpuS"), atLeast ? { atLeast } : undefined),
+      figure("requests per second", "k/s", 1, of("perS")),
+      figure("p99", "ms", 2, of("p99Ms")),
+    ];
+    if (mib) figures.push(figure(mib.name, "MiB", 0, of("mib")));
+    add(rows, { what, against, figures });
+  }
+}
+
+/** The runtimes, what each serves with, and what it is compared with: its own server, and Hono alone. */
+async function servers() {
+  const text = await withServer(
+    side("", serve.deno()),
+    async ({ port }) => (await fetch(`http://127.0.0.1:${port}/`)).text(),
+  );
+  const hono = bare(text);
+  return [
+    {
+      on: "Deno",
+      service: side("the service", serve.deno()),
+      empty: side("raw Deno.serve", raw.deno()),
+      text: side("raw Deno.serve", raw.deno(text)),
+      hono: side("bare Hono", hono.deno),
+      goals: { "/healthz": 0.9, "/": 0.85 },
+      run: serve.deno,
+    },
+    {
+      on: "Node.js",
+      service: side("the service", serve.node()),
+      empty: side("raw node:http", raw.node()),
+      text: side("raw node:http", raw.node(text)),
+      hono: side("bare Hono", hono.node),
+      goals: { "/healthz": 0.85, "/": 0.85 },
+      run: serve.node,
+    },
+  ];
+}
+
+async function serving(): Promise<Row[]> {
+  const rows: Row[] = [];
+  const withReady = bundle(copy("ready", READY), "ready-bundle");
+  for (const { on, service, empty, text, hono, goals, run } of await servers()) {
+    const health: Pair[] = [
+      { what: `\`/healthz\` on ${on}`, ours: service, theirs: empty, atLeast: goals["/healthz"] },
+      { what: `\`/healthz\` of bare Hono on ${on}`, ours: hono, theirs: empty },
+    ];
+    if (PEER && on === "Deno") {
+      const peer = side("the Go peer", [PEER]);
+      health.push({ what: "`/healthz` on Deno", ours: service, theirs: peer, atLeast: 1.5 });
+      health.push({ what: "`/healthz` of raw Deno.serve", ours: empty, theirs: peer });
+    }
+    await race(rows, "/healthz", health);
+    const logging = side("access log on", service.command, { ACCESS_LOG: "on" });
+    await race(rows, "/", [
+      { what: `\`/\` on ${on}`, ours: service, theirs: text, atLeast: goals["/"] },
+      { what: `\`/\` of bare Hono on ${on}`, ours: hono, theirs: text },
+      { what: `\`/\` on ${on}, access log on`, ours: logging, theirs: service, against: "off", atLeast: 0.75 },
+    ]);
+    const ready = side("ready() given", run(withReady));
+    await race(rows, "/readyz", [
+      { what: `\`/readyz\` on ${on}, readiness of one's own`, ours: ready, theirs: service, against: "none" },
+    ]);
+  }
+  return rows;
+}
+
+async function telemetry(): Promise<Row[]> {
+  const rows: Row[] = [];
+  const collector = write(
+    "collector.mjs",
+    `import { createServer } from "node:http";
+let exports = 0;
+createServer((request, response) => {
+  if (request.method === "POST") exports++;
+  request.resume().on("end", () => response.end(String(exports)));
+}).listen(Number(process.env.PORT), "127.0.0.1");`,
+  );
+  await withServer(side("", [process.execPath, collector]), async ({ port }) => {
+    const url = `http://127.0.0.1:${port}`;
+    const on = side("on", serve.deno(), { OTEL_DENO: "true", OTEL_EXPORTER_OTLP_ENDPOINT: url });
+    const off = side("off", serve.deno());
+    await race(rows, "/", [{ what: "`/` on Deno, OTEL_DENO=true", ours: on, theirs: off }], {
+      name: "memory after it",
+    });
+    if (await (await fetch(url)).text() === "0") throw new Error("The collector got nothing");
+  });
+  return rows;
+}
+
+async function memory(): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const { on, service, empty, hono } of await servers()) {
+    const rounds = await inTurn(MEMORY_ROUNDS, [service, hono, empty], (side) =>
+      withServer(side, (server) => {
+        const seen = [residentMib(server)];
+        let requests = 0;
+        for (const until of [WARM_REQUESTS, LOAD_REQUESTS]) {
+          while (requests < until) requests += load(server, "/healthz", 1, CONNECTIONS).requests;
+          seen.push(residentMib(server));
+        }
+        return seen;
+      }));
+    for (const [against, other, all, last] of [[hono, 1, undefined, 1.05], [empty, 2, 1.15, 1.15]] as const) {
+      const of = (at: number) => rounds.map((seen) => [seen[0][at], seen[other][at]]);
+      const bound = all && { atMost: all };
+      const grown = rounds.map((seen) => [seen[0][2] / seen[0][1], seen[other][2] / seen[other][1]]);
+      add(rows, {
+        what: on,
+        against: against.name,
+        figures: [
+          figure("idle", "MiB", 0, of(0), bound),
+          figure("warm", "MiB", 0, of(1), bound),
+          figure("after load", "MiB", 0, of(2), { atMost: last }),
+          figure("growth between", "times", 2, grown, { atMost: 1.02 }),
+        ],
+      });
+    }
+  }
+  return rows;
+}
+
+async function start(): Promise<Row[]> {
+  const rows: Row[] = [];
+  const startOf = (side: Side) => withServer(side, ({ startMs }) => startMs);
+  for (
+    const [name, ours, against, theirs, atMost] of [
+      ["image on Deno", serve.deno(), "raw Deno.serve with the image's options", raw.denoInImage(), 1.2],
+      ["image on Node.js", serve.node(), "raw node:http", raw.node(), 1.2],
+      ["main.ts on Deno", source.deno, "raw Deno.serve", raw.deno()],
+      [`main.ts on Node.js ${major}`, source.node, "raw node:http", raw.node()],
+    ] as [string, string[], string, string[], number?][]
+  ) {
+    const pairs = await inTurn(START_PAIRS, [side(name, ours), side(against, theirs)], startOf);
+    const goal = atMost ? { atMost } : undefined;
+    add(rows, { what: `start to the first 200, ${name}`, against, figures: [figure("time", "ms", 0, pairs, goal)] });
+  }
+  const withEvents = bundle(copy("events", EVENTS), "events-bundle");
+  for (const [name, run] of [["Deno", serve.deno], ["Node.js", serve.node]] as const) {
+    const sides = [STREAMS, 0].map((streams) => side(`${streams}`, run(withEvents)));
+    const pairs = await inTurn(
+      STOP_PAIRS,
+      sides,
+      (side) => withServer(side, (server) => stopMs(server, "/events", Number(side.name))),
+    );
+    const what = `stop, image on ${name}, ${STREAMS} event streams open`;
+    add(rows, { what, against: "none open", figures: [figure("time", "ms", 0, pairs)] });
+  }
+  return rows;
+}
+
+function install(): Row[] {
+  const sizes = [[], ["--omit=dev"]].map((options, at) => {
+    const folder = `${WORK}/install${at}`;
+    mkdirSync(folder);
+    for (const file of PACKAGE_FILES) cpSync(`${ROOT}/${file}`, `${folder}/${file}`, { recursive: true });
+    output(["npm", "ci", "--silent", ...options], undefined, folder);
+    const { packages } = JSON.parse(readFileSync(`${folder}/node_modules/.package-lock.json`, "utf8"));
+    const mb = Number(output(["du", "--summarize", "--bytes", `${folder}/node_modules`]).split("\t")[0]) / 1e6;
+    return { packages: Object.keys(packages).length, mb };
+  });
+  const rows: Row[] = [];
+  add(rows, {
+    what: "`npm ci`, all that the project is developed with",
+    against: "`npm ci --omit=dev`, what it runs with",
+    figures: [
+      figure("packages", "", 0, [sizes.map(({ packages }) => packages)]),
+      figure("size", "MB", 1, [sizes.map(({ mb }) => mb)]),
+    ],
+  });
+  return rows;
+}
+
+/** Builds images, and removes them once they are measured. */
+async function withImages<T>(
+  folders: [tag: string, folder: string, ...options: string[]][],
+  body: () => Promise<T> | T,
+) {
+  try {
+    for (const [tag, folder, ...options] of folders) {
+      output(["docker", "build", "--quiet", "--tag", tag, ...options, folder]);
+    }
+    return await body();
+  } finally {
+    has(["docker", "rmi", "--force", ...folders.map(([tag]) => tag)]);
+  }
+}
+
+function image(): Promise<Row[]> {
+  const rows: Row[] = [];
+  const plain = write(
+    "plain/Dockerfile",
+    `FROM node:26.10.0-trixie-slim
+WORKDIR /app
+COPY . .
+RUN npm ci --silent --ignore-scripts
+CMD ["npx", "tsx", "main.ts"]`,
+  ).replace(/\/Dockerfile$/, "");
+  for (const file of [...PACKAGE_FILES, "main.ts"]) cpSync(`${ROOT}/${file}`, `${plain}/${file}`, { recursive: true });
+  const tag = (name: string) => `heartbeat-bench-${process.pid}:${name}`;
+  const targets = [["deno", "Deno"], ["node", "Node.js"]];
+  const built = targets.map(([target]): [string, string, string] => [tag(target), ROOT, `--target=${target}`]);
+  return withImages([[tag("plain"), plain], ...built], () => {
+    const bytes = (name: string) => Number(output(["docker", "image", "inspect", "--format={{.Size}}", tag(name)]));
+    const gzipped = (name: string) => Number(output(["sh", "-c", `docker save ${tag(name)} | gzip | wc -c`]));
+    const theirs = { unpacked: bytes("plain"), gzipped: gzipped("plain") };
+    const mb = (name: string, ours: number, theirs: number, goal?: Goal) =>
+      figure(name, "MB", 1, [[ours / 1e6, theirs / 1e6]], goal);
+    for (const [target, runtime] of targets) {
+      const what = `image on ${runtime}`;
+      const container = output(["docker", "create", tag(target)]);
+      const binary = Number(output(["sh", "-c", `docker cp ${container}:/bin/${target} - | tar -xO | wc -c`]));
+      output(["docker", "rm", container]);
+      const unpacked = mb("unpacked", bytes(target), binary, { atMost: 1.06 });
+      add(rows, { what, against: "the runtime's stripped binary", figures: [unpacked] });
+      add(rows, {
+        what,
+        against: "the plain recipe",
+        figures: [
+          mb("unpacked", bytes(target), theirs.unpacked),
+          mb("gzipped", gzipped(target), theirs.gzipped),
+        ],
+      });
+      const healthyMs = Array.from({ length: DOCKER_STARTS }, () => {
+        const fromMs = performance.now();
+        const id = output(["docker", "run", "--detach", tag(target)]);
+        while (output(["docker", "inspect", "--format={{.State.Health.Status}}", id]) !== "healthy");
+        const ms = performance.now() - fromMs;
+        output(["docker", "rm", "--force", id]);
+        return ms;
+      });
+      const pair = [median(healthyMs), 1000];
+      add(rows, {
+        what: `docker run, ${what}`,
+        against: "the first probe is due",
+        figures: [figure("to healthy", "ms", 0, [pair])],
+      });
+    }
+    return rows;
+  });
+}
+
+function lifecycle() {
+  const tag = `heartbeat-bench-${process.pid}:wedge`;
+  return withImages([[tag, copy("wedge", WEDGE), "--target=deno"]], async () => {
+    // Half a core each, so that neither what turns for ever nor its probe waits for the other's.
+    const all = ["--restart=unless-stopped", "--cpus=0.5"];
+    const name = `HEAL_AFTER_MS=${HEAL_AFTER_MS}`;
+    const lanes = await lives(
+      tag,
+      { [name]: [...all, "--env", name], "HEAL_AFTER_MS not set": all },
+      WEDGE_AFTER_MS,
+      HEALED_FOR_MS,
+    );
+    const [{ moments }] = lanes;
+    const at = (what: Moment["what"]) => moments.findLast((moment) => moment.what === what)!.atS;
+    const rows: Row[] = [];
+    add(rows, {
+      what: `image on Deno, wedged, ${name}`,
+      figures: [
+        alone("to unhealthy", "s", 0, at("unhealthy") - at("wedged")),
+        alone("to its end", "s", 0, at("ended") - at("wedged")),
+        alone("to healthy again", "s", 0, at("healthy") - at("wedged")),
+      ],
+    });
+    return { rows, lanes };
+  });
+}
+
+/** The groups in the order of the report: what each is called, what it needs, how it is measured. */
+const GROUPS: Record<string, {
+  title: string;
+  method: string;
+  needs: ("hyperfine" | "time" | "wrk" | "docker")[];
+  measure: () => Promise<Row[]> | Row[] | ReturnType<typeof lifecycle>;
+}> = {
+  probe: {
+    title: "What a probe costs",
+    method:
+      `${PAIRS} pairs of processes, and ${PEAK_PAIRS} for the memory; CPU is that of the process and all it starts.`,
+    needs: ["hyperfine", "time"],
+    measure: probe,
+  },
+  serving: {
+    title: "What it serves",
+    method: `${LOAD_ROUNDS} rounds in turn, each with new processes: one load thread, ${CONNECTIONS} connections, ` +
+      `${LOAD_SECONDS} s after one of warming up. Standard output goes to /dev/null.`,
+    needs: ["wrk"],
+    measure: serving,
+  },
+  telemetry: {
+    title: "What telemetry costs",
+    method: `As above, with a collector on the same machine that takes everything.`,
+    needs: ["wrk"],
+    measure: telemetry,
+  },
+  memory: {
+    title: "What it holds",
+    method:
+      `Resident memory, ${MEMORY_ROUNDS} rounds in turn: idle, warm after ${
+        WARM_REQUESTS / 1000
+      }k requests, and after ` +
+      `a load of ${LOAD_REQUESTS / 1000}k by ${CONNECTIONS} connections, for \`/healthz\`.`,
+    needs: ["wrk"],
+    measure: memory,
+  },
+  start: {
+    title: "How fast it starts and stops",
+    method:
+      `${START_PAIRS} pairs of starts, ${STOP_PAIRS} of stops. A stop is from SIGTERM to the end, with exit code 0.`,
+    needs: [],
+    measure: start,
+  },
+  install: { title: "What an install brings", method: "Into an empty folder.", needs: [], measure: install },
+  image: {
+    title: "What an image weighs",
+    method: `The plain recipe is \`npm ci\` and \`npx tsx main.ts\` on Node.js's own slim image. ` +
+      `To healthy is the median of ${DOCKER_STARTS}.`,
+    needs: ["docker"],
+    measure: image,
+  },
+  lifecycle: {
+    title: "What healing does",
+    method:
+      `Two containers of one image, wedged together ${
+        WEDGE_AFTER_MS / 1000
+      } s after \`docker run\` by a route whose loop ` +
+      `never ends, with half a core each; the moments are in results.json, and drawn in [lifecycle.svg](lifecycle.svg).`,
+    needs: ["docker"],
+    measure: lifecycle,
+  },
+};
+
+// ── The program ──
+
+process.on("uncaughtException", ({ message }) => {
+  console.error(message);
+  process.exit(1);
+});
+
+const names = process.argv.slice(2);
+const stray = names.find((name) => !(name in GROUPS) && name !== "--report");
+if (stray !== undefined) {
+  console.error(`There is no group ${JSON.stringify(stray)}: there are ${Object.keys(GROUPS).join(", ")}`);
+  process.exit(1);
+}
+if (major < 22 || (major === 22 && minor < 18)) {
+  console.error(`BENCH_NODE must name Node.js 22.18 or later: it is ${NODE}, ${version}`);
+  process.exit(1);
+}
+let chosen = names.length > 0 ? names.filter((name) => name in GROUPS) : Object.keys(GROUPS);
+const tools = ["hyperfine", "time", "wrk"] as const;
+const missing = tools.filter((tool) =>
+  chosen.some((name) => GROUPS[name].needs.includes(tool)) &&
   !has(["sh", "-c", `command -v ${tool === "time" ? "/usr/bin/time" : tool}`])
 );
 if (missing.length > 0) {
   console.error(`Missing: ${missing.join(", ")}. Install with: apt-get install ${missing.join(" ")}`);
   process.exit(1);
 }
-const version = output([NODE, "--version"]);
-const [major, minor] = version.slice(1).split(".").map(Number);
-if (major < 22 || (major === 22 && minor < 18)) {
-  console.error(`BENCH_NODE must name Node.js 22.18 or later: it is ${NODE}, ${version}`);
-  process.exit(1);
-}
+const hasDocker = has(["docker", "version"]);
+const left = chosen.filter((name) => !hasDocker && GROUPS[name].needs.includes("docker"));
+if (left.length > 0) console.error(`Left out: ${left.join(", ")}, as no Docker engine answers`);
+if (!PEER && chosen.includes("serving")) console.error("Left out: the rows of the Go peer, as PEER is not set");
+chosen = chosen.filter((name) => !left.includes(name));
 
-const median = (values: number[]) => values.toSorted((a, b) => a - b)[values.length >> 1];
-
-// ── What is measured ──
-
-const work = mkdtempSync(`${ROOT}/.test-bench-`);
-process.on("exit", () => rmSync(work, { recursive: true }));
-process.on("SIGINT", () => process.exit(1));
-const write = (name: string, text: string) => {
-  mkdirSync(`${work}/${name}`.replace(/\/[^/]*$/, ""), { recursive: true });
-  writeFileSync(`${work}/${name}`, text);
-  return `${work}/${name}`;
-};
-const emptyTs = write("empty.ts", "");
-const emptyJs = write("empty.js", "");
-const rawDeno = write(
-  "raw-deno.ts",
-  `Deno.serve({ hostname: "127.0.0.1", port: Number(Deno.env.get("PORT")), onListen() {} }, () => new Response(null));`,
-);
-const rawNode = write(
-  "raw-node.mjs",
-  `import { createServer } from "node:http";
-createServer((_, response) => response.end()).listen(Number(process.env.PORT), "127.0.0.1");`,
-);
-output([DENO, "bundle", "--quiet", "--minify", "--code-splitting", `--outdir=${work}/bundle`, "main.ts"]);
-
-/** The options with which the image runs Deno. */
-const IMAGE_FLAGS: string[] = JSON.parse(
-  /ENTRYPOINT (\["\/bin\/deno".*\])/.exec(readFileSync(`${ROOT}/Dockerfile`, "utf8").replaceAll("\\\n", ""))![1],
-).slice(1, -1);
-const denoBundle = [DENO, ...IMAGE_FLAGS, `${work}/bundle/main.js`];
-const nodeBundle = [NODE, `${work}/bundle/main.js`];
-const denoSource = [DENO, "run", "-q", "-P", "main.ts"];
-const nodeSource = [NODE, "main.ts"];
-const rawDenoServer = [DENO, "run", "-q", "-A", rawDeno];
-const rawDenoInImage = [DENO, ...IMAGE_FLAGS, rawDeno];
-const rawNodeServer = [NODE, rawNode];
-
-interface Figure {
-  name: string;
-  unit: string;
-  digits?: number;
-  ours: number;
-  theirs: number;
-  /** Of the medians, unless it is the median of the pairs' ratios. */
-  ratio?: number;
-  goal?: { atMost?: number; atLeast?: number };
-}
-/** What two sides measured in turn come to: the median of each, and that of the pairs' ratios. */
-const paired = (name: string, unit: string, digits: number, pairs: number[][], goal: Figure["goal"]): Figure => ({
-  name,
-  unit,
-  digits,
-  ours: median(pairs.map(([mine]) => mine)),
-  theirs: median(pairs.map(([, other]) => other)),
-  ratio: median(pairs.map(([mine, other]) => mine / other)),
-  goal,
-});
-
-interface Row {
-  what: string;
-  ours: string;
-  against: string;
-  ratio: string;
-  goal: string;
-  figures: Figure[];
-}
-const rows: Row[] = [];
-
-/** Adds a row to the table: what was measured side by side, and whether the goals are met. */
-function row(what: string, against: string, figures: Figure[]) {
-  const value = (number: number, { unit, digits = 1 }: Figure) => `${number.toFixed(digits)} ${unit}`;
-  const cell = (text: (figure: Figure) => string) => figures.map(text).join(", ");
-  const bounds: string[] = [];
-  const missed: string[] = [];
-  for (const figure of figures) {
-    const { goal: { atMost, atLeast } = {}, name } = figure;
-    const ratio = figure.ratio = Math.round((figure.ratio ?? figure.ours / figure.theirs) * 1000) / 1000;
-    if (atMost) bounds.push(`≤ ${atMost}`);
-    if (atLeast) bounds.push(`≥ ${atLeast}`);
-    if (ratio > (atMost ?? Infinity) || ratio < (atLeast ?? 0)) missed.push(name);
-  }
-  const goal = [...bounds.slice(0, 1), ...missed.map((name) => figures.length > 1 ? `${name} missed` : "missed")];
-  const added = {
-    what: `${what}: ${figures.map(({ name }) => name).join(", ")}`,
-    ours: cell((figure) => value(figure.ours, figure)),
-    against: `${against}: ${cell((figure) => value(figure.theirs, figure))}`,
-    ratio: cell(({ ratio }) => ratio!.toFixed(2)),
-    goal: goal.join(", "),
-    figures,
-  };
-  rows.push(added);
-  console.error(`${added.what} | ${added.ours} | ${added.against} | ${added.ratio} | ${added.goal}`);
-}
-
-// ── Servers ──
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-/** Whether a port answers a request with 200, asked once. */
-function answers(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(port, "127.0.0.1", () => socket.write("GET /healthz HTTP/1.1\r\nHost: bench\r\n\r\n"));
-    socket.once("data", (data) => (socket.destroy(), resolve(`${data}`.startsWith("HTTP/1.1 200"))));
-    socket.once("error", () => resolve(false));
-  });
-}
-
-/** Starts a server, waits for its first 200, and ends it after. */
-async function withServer<T>(
-  command: string[],
-  body: (port: number, server: ChildProcess, startMs: number) => Promise<T> | T,
-) {
-  const port = await freePort();
-  const env: NodeJS.ProcessEnv = { ...ENV, PORT: `${port}` };
+const system = /PRETTY_NAME="(.*)"/.exec(readFileSync("/etc/os-release", "utf8"))![1];
+const machine = `${os.availableParallelism()} cores, ${Math.round(os.totalmem() / 2 ** 30)} GiB, ${system}`;
+const runtimes = `Deno ${output([DENO, "--version"]).split(/[ \n]/)[1]}, Node.js ${version.slice(1)}`;
+const results: Results = {};
+for (const name of chosen) {
+  const { title, method, needs, measure } = GROUPS[name];
   const fromMs = performance.now();
-  const server = spawn(command[0], command.slice(1), { cwd: ROOT, env, stdio: ["ignore", "ignore", "inherit"] });
-  const exit = new Promise((resolve) => server.once("exit", resolve));
-  try {
-    while (!await answers(port)) {
-      if (server.exitCode !== null) throw new Error(`${command.join(" ")} ended with ${server.exitCode}`);
-      await new Promise((resolve) => setTimeout(resolve, 1));
-    }
-    return await body(port, server, performance.now() - fromMs);
-  } finally {
-    server.kill("SIGKILL");
-    await exit;
-  }
-}
-
-// ── Probes ──
-
-interface Cost {
-  cpuMs: number;
-  wallMs: number;
-}
-
-/** What one run of a command costs, it and all that it starts. */
-function cost(command: string[], env: NodeJS.ProcessEnv): Cost {
-  const json = `${work}/hyperfine.json`;
-  const words = command.map((word) => `'${word}'`).join(" ");
-  output(
-    ["hyperfine", "--shell=none", "--runs=1", "--style=none", "--output=pipe", `--export-json=${json}`, words],
-    env,
-  );
-  const [{ user, system, mean }] = JSON.parse(readFileSync(json, "utf8")).results;
-  return { cpuMs: (user + system) * 1000, wallMs: mean * 1000 };
-}
-
-/** The most memory that a command held, in MiB. */
-function peakMib(command: string[], env: NodeJS.ProcessEnv): number {
-  const script = `/usr/bin/time --format=%M --output="$0" "$@" | cat >/dev/null`;
-  output(["sh", "-c", script, `${work}/peak`, ...command], env);
-  return Number(readFileSync(`${work}/peak`, "utf8")) / 1024;
-}
-
-const probeCpuMs: { probe: string; kind: string; cpuMs: number }[] = [];
-
-await withServer(denoSource, (port) => {
-  const env = { ...ENV, PORT: `${port}` };
-  const url = `http://127.0.0.1:${port}/healthz`;
-  /** Measures two commands in turn; the goal is a bound on each ratio. */
-  const compare = (name: string, ours: string[], against: string, theirs: string[], atMost?: number) => {
-    const runs = Array.from({ length: PAIRS }, () => [cost(ours, env), cost(theirs, env)]);
-    const peaks = Array.from({ length: PEAK_PAIRS }, () => [peakMib(ours, env), peakMib(theirs, env)]);
-    const cpu = paired("CPU", "ms", 1, runs.map((pair) => pair.map(({ cpuMs }) => cpuMs)), { atMost });
-    const wall = paired("wall", "ms", 1, runs.map((pair) => pair.map(({ wallMs }) => wallMs)), { atMost });
-    row(`probe, ${name}`, against, [cpu, wall, paired("peak memory", "MiB", 0, peaks, { atMost })]);
-    return [cpu.ours, cpu.theirs];
+  const measured = await measure();
+  const docker = needs.includes("docker") &&
+    `, Docker ${output(["docker", "version", "--format={{.Server.Version}}"])}`;
+  const group: Group = {
+    title,
+    method,
+    date: new Date().toISOString().slice(0, 10),
+    machine,
+    runtimes: `${runtimes}${docker || ""}`,
+    ...(Array.isArray(measured) ? { rows: measured } : measured),
   };
-  const draw = (probe: string, kind: string, cpuMs: number) => probeCpuMs.push({ probe, kind, cpuMs });
-  for (
-    const [name, ours, against, theirs, bound] of [
-      ["image on Deno", [...denoBundle, "--ping"], "an empty program", [DENO, "run", emptyJs], 1.15],
-      ["image on Node.js", [...nodeBundle, "--ping"], "an empty program", [NODE, emptyJs], 1.15],
-      ["main.ts on Deno", [...denoSource, "--ping"], "an empty program", [DENO, "run", emptyTs], 1.25],
-      [`main.ts on Node.js ${major}`, [...nodeSource, "--ping"], "an empty program", [NODE, emptyTs], 1.25],
-      ["main.ts on tsx", [...TSX, "main.ts", "--ping"], "an empty program", [...TSX, emptyTs], 1.25],
-    ] as [string, string[], string, string[], number][]
-  ) {
-    const [ourMs, emptyMs] = compare(name, ours, against, theirs, bound);
-    draw(name, "empty program", emptyMs);
-    draw(name, "probe itself", Math.max(0, ourMs - emptyMs));
-  }
-  const withFetch = [NODE, "-e", `fetch("${url}").then((r)=>process.exit(r.ok?0:1),()=>process.exit(1))`];
-  const [imageMs, fetchMs] = compare("image on Deno", [...denoBundle, "--ping"], "node -e with fetch", withFetch, 0.3);
-  compare("image on Deno", [...denoBundle, "--ping"], "curl -f", ["curl", "-fsS", "-o", "/dev/null", url]);
-  draw("node -e with fetch", "probe itself", fetchMs);
-  if (PEER) {
-    const [, peerMs] = compare("image on Deno", [...denoBundle, "--ping"], "the Go peer", [PEER, "--ping"]);
-    draw("the Go peer", "probe itself", peerMs);
-  }
-  const cores = (ms: number) => CONTAINERS / PROBE_INTERVAL_S * ms / 1000;
-  row(`${CONTAINERS} containers probed every ${PROBE_INTERVAL_S} s`, "node -e with fetch", [
-    { name: "computed", unit: "cores", digits: 2, ours: cores(imageMs), theirs: cores(fetchMs) },
-  ]);
-});
-
-// ── Serving ──
-
-/** Requests per second, and the time in ms within which 99 of 100 are answered. */
-function load(
-  port: number,
-  path: string,
-  seconds = LOAD_SECONDS,
-): { perSecond: number; p99Ms: number; requests: number } {
-  const text = output([
-    "wrk",
-    "--threads=1",
-    `--connections=${CONNECTIONS}`,
-    `--duration=${seconds}s`,
-    "--latency",
-    `http://127.0.0.1:${port}${path}`,
-  ]);
-  const [, p99, unit] = /99%\s+([\d.]+)(us|ms|s)/.exec(text)!;
-  if (/Non-2xx|Socket errors/.test(text)) throw new Error(text);
-  return {
-    perSecond: Number(/Requests\/sec:\s+([\d.]+)/.exec(text)![1]),
-    p99Ms: Number(p99) * { us: 0.001, ms: 1, s: 1000 }[unit as "us" | "ms" | "s"],
-    requests: Number(/(\d+) requests in/.exec(text)![1]),
-  };
+  results[name] = group;
+  output([DENO, "fmt", "--quiet", ...report({ [name]: group }, Object.keys(GROUPS))]); // what was measured is kept
+  console.error(`${name}: ${((performance.now() - fromMs) / 1000).toFixed()} s`);
 }
-
-/** Loads two servers in turn. */
-async function race(
-  name: string,
-  ours: string[],
-  against: string,
-  theirs: string[],
-  atLeast?: number,
-  path = "/healthz",
-) {
-  const rounds: { perSecond: number; p99Ms: number }[][] = [];
-  for (let round = 0; round < LOAD_ROUNDS; round++) {
-    const pair = [];
-    for (const command of [ours, theirs]) {
-      pair.push(await withServer(command, (port) => (load(port, path, 1), load(port, path))));
-    }
-    rounds.push(pair);
-  }
-  const thousands = rounds.map((round) => round.map(({ perSecond }) => perSecond / 1000));
-  const [ourP99, theirP99] = [0, 1].map((side) => median(rounds.map((round) => round[side].p99Ms)));
-  row(`${path}, ${name}`, against, [
-    paired("requests", "k/s", 1, thousands, { atLeast }),
-    { name: "p99", unit: "ms", digits: 2, ours: ourP99, theirs: theirP99 },
-  ]);
-}
-
-await race("Deno", denoSource, "raw Deno.serve", rawDenoServer, 0.9);
-await race(`Node.js ${major}`, nodeSource, "raw node:http", rawNodeServer, 0.9);
-if (PEER) await race("Deno", denoSource, "the Go peer", [PEER], 1.5);
-const logging = (command: string[]) => ["env", "ACCESS_LOG=on", ...command];
-await race("Deno, access log on", logging(denoSource), "off", denoSource, undefined, "/");
-await race(`Node.js ${major}, access log on`, logging(nodeSource), "off", nodeSource, undefined, "/");
-
-/** Starts two servers in turn. */
-async function starts(name: string, ours: string[], against: string, theirs: string[], atMost?: number) {
-  const pairs: number[][] = [];
-  for (let pair = 0; pair < START_PAIRS; pair++) {
-    const times = [];
-    for (const command of [ours, theirs]) times.push(await withServer(command, (_port, _server, startMs) => startMs));
-    pairs.push(times);
-  }
-  row(`start, ${name}`, against, [paired("to the first 200", "ms", 0, pairs, { atMost })]);
-}
-
-await starts("Deno, bundled", denoBundle, "raw Deno.serve with the image's options", rawDenoInImage, 1.2);
-await starts(`Node.js ${major}, bundled`, nodeBundle, "raw node:http", rawNodeServer, 1.2);
-await starts("Deno, main.ts", denoSource, "raw Deno.serve", rawDenoServer);
-await starts(`Node.js ${major}, main.ts`, nodeSource, "raw node:http", rawNodeServer);
-
-/** Resident memory in MiB: idle, after a tenth of the requests, and after all. */
-function resident(command: string[]): Promise<number[]> {
-  return withServer(command, (port, server) => {
-    const mib = () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${server.pid}/status`, "utf8"))![1]) / 1024;
-    const seen = [mib()];
-    let requests = 0;
-    for (const until of [REQUESTS / 10, REQUESTS]) {
-      while (requests < until) requests += load(port, "/healthz", 1).requests;
-      seen.push(mib());
-    }
-    return seen;
-  });
-}
-
-for (
-  const [name, ours, against, theirs] of [
-    ["Deno", denoBundle, "raw Deno.serve", rawDenoServer],
-    [`Node.js ${major}`, nodeBundle, "raw node:http", rawNodeServer],
-  ] as [string, string[], string, string[]][]
-) {
-  const [mine, other] = [await resident(ours), await resident(theirs)];
-  const figure = (name: string, at: number) => ({
-    name,
-    unit: "MiB",
-    digits: 0,
-    ours: mine[at],
-    theirs: other[at],
-    goal: { atMost: 1.15 },
-  });
-  row(`resident memory, ${name}`, against, [
-    figure("idle", 0),
-    figure("after 100k requests", 1),
-    figure("after 1M", 2),
-  ]);
-  row(`resident memory, ${name}`, against, [{
-    name: "growth from 100k requests to 1M",
-    unit: "times",
-    digits: 2,
-    ours: mine[2] / mine[1],
-    theirs: other[2] / other[1],
-    goal: { atMost: 1.02 },
-  }]);
-}
-
-// ── Images ──
-
-if (has(["docker", "version"])) {
-  write(
-    "plain/Dockerfile",
-    `FROM node:26.10.0-trixie-slim
-WORKDIR /app
-COPY package.json package-lock.json ./
-RUN npm ci --silent --ignore-scripts
-COPY main.ts ./
-CMD ["npx", "tsx", "main.ts"]`,
-  );
-  for (const file of ["package.json", "package-lock.json", "main.ts"]) {
-    write(`plain/${file}`, readFileSync(`${ROOT}/${file}`, "utf8"));
-  }
-  const tag = `heartbeat-bench-${process.pid}`;
-  const targets = ["deno", "node"];
-  output(["docker", "build", "--quiet", "--tag", `${tag}:plain`, `${work}/plain`]);
-  for (const target of targets) {
-    output(["docker", "build", "--quiet", "--tag", `${tag}:${target}`, "--target", target, "."]);
-  }
-  const bytes = (name: string) =>
-    Number(output(["docker", "image", "inspect", "--format", "{{.Size}}", `${tag}:${name}`]));
-  const gzipped = (name: string) => Number(output(["sh", "-c", `docker save ${tag}:${name} | gzip | wc -c`]));
-  const plain = { size: bytes("plain"), gzipped: gzipped("plain") };
-  for (const target of targets) {
-    const container = output(["docker", "create", `${tag}:${target}`]);
-    const binary = Number(output(["sh", "-c", `docker cp ${container}:/bin/${target} - | tar -xO | wc -c`]));
-    output(["docker", "rm", container]);
-    const size = (theirs: number, atMost?: number) => ({
-      name: "unpacked",
-      unit: "MB",
-      ours: bytes(target) / 1e6,
-      theirs: theirs / 1e6,
-      goal: { atMost },
-    });
-    row(`image, ${target}`, "the runtime's stripped binary", [size(binary, 1.06)]);
-    row(`image, ${target}`, "the plain recipe", [
-      size(plain.size),
-      { name: "gzipped", unit: "MB", ours: gzipped(target) / 1e6, theirs: plain.gzipped / 1e6 },
-    ]);
-    const healthyMs = [];
-    for (let start = 0; start < DOCKER_STARTS; start++) {
-      const fromMs = performance.now();
-      const id = output(["docker", "run", "--detach", `${tag}:${target}`]);
-      while (output(["docker", "inspect", "--format", "{{.State.Health.Status}}", id]) !== "healthy");
-      healthyMs.push(performance.now() - fromMs);
-      output(["docker", "rm", "--force", id]);
-    }
-    row(`docker run, ${target}`, "the first probe is due", [
-      { name: "to healthy", unit: "ms", digits: 0, ours: median(healthyMs), theirs: 1000 },
-    ]);
-  }
-  output(["docker", "rmi", ...["plain", ...targets].map((name) => `${tag}:${name}`)]);
-} else {
-  console.error("Left out: the images, as no Docker engine answers");
-}
-
-// ── What comes of it ──
-
-const machine = {
-  cores: Number(output(["nproc"])),
-  node: version,
-  deno: output([DENO, "--version"]).split(/[ \n]/)[1],
-};
-writeFileSync(`${ROOT}/bench/results.json`, JSON.stringify({ machine, rows }, null, 2) + "\n");
-const spec: TopLevelSpec = {
-  title: "What one probe costs: CPU of the whole process, ms",
-  width: 520,
-  data: { values: probeCpuMs },
-  mark: "bar",
-  encoding: {
-    x: { field: "cpuMs", type: "quantitative", title: null },
-    y: { field: "probe", type: "nominal", sort: null, title: null, axis: { labelLimit: 220 } },
-    color: { field: "kind", type: "nominal", title: null, legend: { orient: "bottom" } },
-  },
-};
-writeFileSync(
-  `${ROOT}/bench/probe.svg`,
-  await new View(parse(compile(spec).spec), { renderer: "none" }).toSVG() + "\n",
-);
-output([DENO, "fmt", "--quiet", "bench/results.json", "bench/probe.svg"]);
-console.log("| measure | ours | against | ratio | goal |\n| --- | --- | --- | --- | --- |");
-for (const { what, ours, against, ratio, goal } of rows) {
-  console.log(`| ${what} | ${ours} | ${against} | ${ratio} | ${goal} |`);
-}
+if (names.includes("--report")) output([DENO, "fmt", "--quiet", ...report({}, Object.keys(GROUPS))]);
+console.log(everything(results));
