@@ -8,7 +8,8 @@ const round = (value: number) => Math.round(value * 10) / 10;
 const BAR_STEP_PX = 20;
 const PLOT_WIDTH_PX = 520;
 const PLOT_LEFT_PX = 180;
-const TICK_MS = 20;
+/** Past this, ticks stand further apart, or their labels would touch. */
+const CLOSE_TICKS_MS = 360;
 const EMPTY_COLOR = "#4c78a8";
 const PROBE_COLOR = "#f58518";
 
@@ -29,7 +30,8 @@ export function drawProbes(rows: Row[]): string {
   const mostMs = Math.ceil(Math.max(...bars.map(({ emptyMs, ownMs }) => emptyMs + ownMs)) / 10) * 10;
   const x = (ms: number) => round(ms / mostMs * PLOT_WIDTH_PX);
   const bottom = bars.length * BAR_STEP_PX;
-  const ticks = Array.from({ length: Math.floor(mostMs / TICK_MS) + 1 }, (_, at) => at * TICK_MS);
+  const stepMs = mostMs > CLOSE_TICKS_MS ? 50 : 20;
+  const ticks = Array.from({ length: Math.floor(mostMs / stepMs) + 1 }, (_, at) => at * stepMs);
   const rect = (left: number, y: number, width: number, height: number, color: string) =>
     `<rect x="${left}" y="${y}" width="${width}" height="${height}" fill="${color}" />`;
   const text = (left: number, y: number, anchor: string, words: string) =>
@@ -57,7 +59,11 @@ ${
 <path d="M0.5,${bottom + 0.5}h${PLOT_WIDTH_PX}M0.5,0.5v${bottom}${
     ticks.map((ms) => `M${x(ms) + 0.5},${bottom + 0.5}v5`).join("")
   }${bars.map((_, at) => `M0.5,${(at + 0.5) * BAR_STEP_PX + 0.5}h-5`).join("")}" fill="none" stroke="#888" />
-${ticks.map((ms) => text(x(ms), bottom + 15, ms === 0 ? "start" : "middle", `${ms}`)).join("\n")}
+${
+    ticks.map((ms) => text(x(ms), bottom + 15, ms === 0 ? "start" : ms === mostMs ? "end" : "middle", `${ms}`)).join(
+      "\n",
+    )
+  }
 ${rect(1, bottom + 36, 10, 10, EMPTY_COLOR)}
 ${text(16, bottom + 44, "start", "empty program")}
 ${rect(131, bottom + 36, 10, 10, PROBE_COLOR)}
@@ -93,7 +99,7 @@ export function drawLifecycle(lanes: Lane[]): string {
   const seconds = (atS: number) => `${Math.round(atS)} s`;
 
   /** A bar of states, and a cross for each probe that failed. */
-  const bar = ({ moments, endS }: Lane, y: number) => {
+  const bar = ({ moments }: Lane, y: number) => {
     const states = moments.filter(({ what }) => STATES[what]);
     const changes = states.filter(({ what }, at) => STATES[what]!.kind !== (at && STATES[states[at - 1].what]!.kind));
     changes.forEach(({ atS, what }, at) => {

@@ -1,4 +1,4 @@
-/** How the benchmark reports: results.json keeps all of it, and the tables and the pictures are made from that alone. */
+/** How the benchmark reports: results.json keeps all, and tables and pictures are made from that alone. */
 import { readFileSync, writeFileSync } from "node:fs";
 import type { Figure, Lane, Row } from "./measure.ts";
 import { drawLifecycle, drawProbes } from "./pictures.ts";
@@ -90,7 +90,12 @@ export const fill = (markdown: string, text: string) =>
 
 // ── Files ──
 
-/** Keeps what was measured beside what earlier runs left of other groups, in this order, and writes all that is made of it. */
+/**
+ * Keeps what was measured beside what earlier runs left of other groups, and writes all that is made of it.
+ *
+ * @param order Of the groups
+ * @returns The files written
+ */
 export function report(measured: Results, order: string[]): string[] {
   let kept: Results = {};
   try {
