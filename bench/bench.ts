@@ -508,11 +508,11 @@ if (stray !== undefined) {
   console.error(`There is no group ${JSON.stringify(stray)}: there are ${Object.keys(GROUPS).join(", ")}`);
   process.exit(1);
 }
-if (major < 22 || (major === 22 && minor < 18)) {
+let chosen = names.length > 0 ? names.filter((name) => name in GROUPS) : Object.keys(GROUPS);
+if (chosen.length > 0 && (major < 22 || (major === 22 && minor < 18))) {
   console.error(`BENCH_NODE must name Node.js 22.18 or later: it is ${NODE}, ${version}`);
   process.exit(1);
 }
-let chosen = names.length > 0 ? names.filter((name) => name in GROUPS) : Object.keys(GROUPS);
 const tools = ["hyperfine", "time", "wrk"] as const;
 const missing = tools.filter((tool) =>
   chosen.some((name) => GROUPS[name].needs.includes(tool)) &&
