@@ -33,6 +33,7 @@ import { ROOT, withRoutesOf } from "./harness.ts";
 const ROUTES = `
 app.get("/block", () => { for (const end = Date.now() + 12_000; Date.now() < end;); return new Response("unblocked"); });
 app.get("/slow", async (c) => { await sleep(1500); return c.text("whole"); });
+app.get("/throws", () => { throw new Error("boom"); });
 app.get("/reach", async (c) => c.text(await fetch("http://192.0.2.1/").then(String, String)));
 `;
 
@@ -99,7 +100,7 @@ for (const target of TARGETS) {
         !/^(\.dockerenv|dev\/|etc\/(hostname|hosts|mtab|resolv\.conf)|proc|sys)/.test(file)
       );
       const known =
-        /^(bin\/(deno|node|tini)|heartbeat\/[\w-]+\.js|etc\/passwd|etc\/ssl\/certs\/ca-certificates\.crt|(usr\/)?lib(64|\/[\w-]+)?\/[\w.+-]+\.so[.\d]*)$/;
+        /^(bin\/(deno|node|tini)|heartbeat\/[\w-]+\.js(\.map)?|etc\/passwd|etc\/ssl\/certs\/ca-certificates\.crt|(usr\/)?lib(64|\/[\w-]+)?\/[\w.+-]+\.so[.\d]*)$/;
       assert.deepEqual(own.filter((file) => !known.test(file)), []);
       const runtime = await run("sh", ["-c", `docker cp ${container}:/bin/${target} - | tar -xO | wc -c`]);
       const size = Number(await docker(["image", "inspect", "--format", "{{.Size}}", image(target)]));
@@ -260,6 +261,21 @@ for (const target of TARGETS) {
         assert.equal((await inspect(container)).ExitCode, 0);
       });
     }
+  });
+}
+
+for (const target of TARGETS) {
+  test(`${target}: what a route throws is logged with its line in main.ts`, { skip }, async () => {
+    await withContainer(target, ["--publish", "127.0.0.1::8080"], async (container) => {
+      await health(container, "healthy");
+      assert.equal((await fetch(`http://127.0.0.1:${await published(container)}/throws`)).status, 500);
+      const source = withRoutesOf(readFileSync(`${ROOT}/main.ts`, "utf8"), ROUTES).split("\n");
+      const line = source.findIndex((text) => text.includes('"/throws"')) + 1;
+      assert.match(
+        (await run("docker", ["logs", container])).stderr,
+        new RegExp(`"stack":" +at [^\\\\]*/main\\.ts:${line}:`),
+      );
+    }, "routes");
   });
 }
 

@@ -10,7 +10,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { promisify } from "node:util";
-import { freePort, launch, ROOT, type Runtime, until } from "./harness.ts";
+import { freePort, launch, ROOT, type Runtime, until } from "../harness.ts";
 
 const README = readFileSync(`${ROOT}/README.md`, "utf8");
 const COPY = mkdtempSync(`${tmpdir()}/readme-`);

@@ -11,7 +11,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { ROOT, type Runtime, withService } from "./harness.ts";
+import { ROOT, type Runtime, withService } from "../harness.ts";
 
 const ROUTES = `
   const { greeting } = await import("./words/greeting.ts");
@@ -72,7 +72,7 @@ before(async () => {
     mkdirSync(dirname(`${copy}/${file}`), { recursive: true });
     cpSync(`${ROOT}/${file}`, `${copy}/${file}`);
   }
-  await shell("npm install zod");
+  await shell("npm install zod && npm run lock");
   mkdirSync(`${copy}/words`);
   writeFileSync(`${copy}/words/greeting.ts`, "export const greeting = (name: string) => `Good day, ${name}`;\n");
   mkdirSync(`${copy}/static`, { recursive: true });

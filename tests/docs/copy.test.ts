@@ -10,7 +10,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import { ROOT } from "./harness.ts";
+import { ROOT } from "../harness.ts";
 
 const FOLDER = mkdtempSync(`${tmpdir()}/copy-`);
 const UPSTREAM = `${FOLDER}/heartbeat`;
@@ -52,7 +52,7 @@ test("a copy is started, written into, and takes a newer version without a confl
     assert.match(read("compose.yaml"), /^ {2}shop:$/m);
 
     // What the user writes: a route with a package, a second file, an address that it reaches.
-    await shell(COPY, "npm install --silent zod");
+    await shell(COPY, "npm install --silent zod && npm run lock");
     writeFileSync(`${COPY}/prices.ts`, "/** What things cost. */\nexport const prices = { tea: 3 };\n");
     const route = `  const { prices } = await import("./prices.ts");
   const { z } = await import("zod");
@@ -66,7 +66,7 @@ test("a copy is started, written into, and takes a newer version without a confl
     // What the next version changes: our part of main.ts, the base image, a package.
     edit(UPSTREAM, "main.ts", /(?=\/\*\* Does what the arguments say)/, "// The next version was here.\n");
     edit(UPSTREAM, "Dockerfile", /^ARG DENO_VERSION=.*$/m, "ARG DENO_VERSION=9.9.9");
-    edit(UPSTREAM, "package.json", /"hono": "\^/, `"hono": "~`);
+    edit(UPSTREAM, "package.json", /"hono": "[\d.]+"/, `"hono": "4.13.18"`);
     await shell(UPSTREAM, "git commit --quiet --all --message new && git tag v2.1.0");
 
     const said = await shell(COPY, UPDATE);
@@ -77,7 +77,7 @@ test("a copy is started, written into, and takes a newer version without a confl
     assert.match(read("Dockerfile"), /ENTRYPOINT[^]*localhost,api\.example\.com:443"/);
     const { name, dependencies } = JSON.parse(read("package.json"));
     assert.equal(name, "shop");
-    assert.match(dependencies.hono, /^~/);
+    assert.equal(dependencies.hono, "4.13.18");
     assert.ok(dependencies.zod);
     for (const lock of ["package-lock.json", "deno.lock"]) {
       for (const name of ["zod", "hono"]) assert.ok(read(lock).includes(name), `${name} in ${lock}`);

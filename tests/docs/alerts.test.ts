@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { ROOT } from "./harness.ts";
+import { ROOT } from "../harness.ts";
 
 const PATIENCE_MS = 60_000;
 const POLL_MS = 50;
