@@ -61,7 +61,7 @@ HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \
 FROM base AS deno
 # The update check would double the cost of a probe. With telemetry on, a stop waits three times this long for a
 # collector that hangs: 10 s, the default, would outlast the grace period.
-ENV DENO_NO_UPDATE_CHECK=1 OTEL_EXPORTER_OTLP_TIMEOUT=300
+ENV DENO_NO_UPDATE_CHECK=1 NO_COLOR=1 OTEL_EXPORTER_OTLP_TIMEOUT=300
 COPY --from=deno-files /files /
 COPY --from=bundle /build/bundle /heartbeat
 # Its own addresses and static files are all that it may use, on any PORT. What your routes reach is added here.
