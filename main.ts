@@ -19,7 +19,7 @@ import type { AddressInfo, Socket } from "node:net";
  * @param stopping Aborts when the drain begins: what streams or loops ends then
  * @returns What readiness depends on, what is to be closed at the end, and a WebSocket server for Node.js
  */
-export async function addRoutes(app: App, { stopping: _stopping }: { stopping: AbortSignal }): Promise<Hooks | void> {
+export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal }): Promise<Hooks | void> {
   // ════════ YOUR ROUTES BEGIN HERE ════════ (a package by `await import("…")`, so that the probe does not load it)
 
   app.get("/", (c) => c.text(`heartbeat ${VERSION}: replace this route in main.ts with your own\n`));

@@ -70,7 +70,7 @@ const PACKAGE_FILES = ["package.json", "package-lock.json", "tools/package.json"
 
 /** What the service has in the rows that need it, in front of its own routes. */
 const READY = `if (app) return { ready: () => true };`;
-const EVENTS = `const { stopping } = arguments[1];
+const EVENTS = `
 app.get("/events", async (c) => {
   const { streamSSE } = await import("hono/streaming");
   return streamSSE(c, async (stream) => {

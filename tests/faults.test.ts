@@ -1,21 +1,18 @@
 /**
- * Run by `npm run test:faults`: the same faults and bad input on every runtime, a line each. BENCH_NODE names a Node.js
- * that runs TypeScript by itself, where the one that runs the tests does not.
+ * Run by `npm run test:faults`: the same faults and bad input on every runtime, a line each.
  */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import { once } from "node:events";
-import process from "node:process";
 import { test } from "node:test";
 import fc from "fast-check";
 import { probe, readSettings, readStatus } from "../main.ts";
 import {
+  allRuntimes,
   Client,
   cut,
   type Env,
   freePort,
   launch,
-  ROOT,
   run,
   type Runtime,
   type Service,
@@ -26,96 +23,15 @@ import {
   withFake,
   withRoutes,
   withService,
-  WRONG_ANSWERS,
 } from "./harness.ts";
+import { HOSTILE, WRONG_ANSWERS } from "./hostile.ts";
 
 const REQUESTS = 1_000_000;
 const HELD_CONNECTIONS = 500;
 const PROBES = 100;
 const PROBES_AT_ONCE = 50;
 
-const node = process.env.BENCH_NODE || process.execPath;
-const version = spawnSync(node, ["--version"], { encoding: "utf8" }).stdout.trim();
-const [major, minor] = version.slice(1).split(".").map(Number);
-const stripsTypes = major > 22 || (major === 22 && minor >= 18);
-if (!stripsTypes && process.env.CI) {
-  throw new Error("BENCH_NODE must name Node.js 22.18 or later: in CI nothing is skipped");
-}
-if (!stripsTypes) {
-  console.log(`SKIPPED: Node.js by itself, as ${version} needs tsx: let BENCH_NODE name 22.18 or later`);
-}
-
-const RUNTIMES: Runtime[] = [
-  { name: `tsx (${process.version})`, path: process.execPath, options: ["--import", "tsx"] },
-  ...stripsTypes
-    ? [{ name: `Node.js ${version}`, path: node, options: ["--disable-warning=ExperimentalWarning"] }]
-    : [],
-  { name: "Deno", path: `${ROOT}/node_modules/deno/deno`, options: ["run", "-q", "-P", "--no-prompt"] },
-];
-
-const HOST = "Host: x\r\n";
-/** Malformed or hostile requests: their lines, headers, lengths, encodings, smuggling shapes and sizes. */
-const HOSTILE: string[] = [
-  "\r\n\r\n",
-  "\n",
-  "\0".repeat(1000),
-  "\x16\x03\x01\x02\x00\x01\x00",
-  "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-  "GET\r\n\r\n",
-  "GET /\r\n\r\n",
-  "GET / HTTP/9.9\r\n\r\n",
-  "GET / HTTP/1.1\r\n\r\n",
-  `get / HTTP/1.1\r\n${HOST}\r\n`,
-  `FOO / HTTP/1.1\r\n${HOST}\r\n`,
-  `TRACE / HTTP/1.1\r\n${HOST}\r\n`,
-  `TRACK / HTTP/1.1\r\n${HOST}\r\n`,
-  `CONNECT x:1 HTTP/1.1\r\n${HOST}\r\n`,
-  `CONNECT / HTTP/1.1\r\n${HOST}\r\n`,
-  `OPTIONS * HTTP/1.1\r\n${HOST}\r\n`,
-  `GET * HTTP/1.1\r\n${HOST}\r\n`,
-  `GET http://[::bad/ HTTP/1.1\r\n${HOST}\r\n`,
-  `GET http://a b/ HTTP/1.1\r\n${HOST}\r\n`,
-  `GET //evil.example/x HTTP/1.1\r\n${HOST}\r\n`,
-  `GET /%00%ff%zz HTTP/1.1\r\n${HOST}\r\n`,
-  `GET /%E0%A4%A HTTP/1.1\r\n${HOST}\r\n`,
-  `GET /\xff\xfe HTTP/1.1\r\n${HOST}\r\n`,
-  `GET /a\\b HTTP/1.1\r\n${HOST}\r\n`,
-  `GET /../../etc/passwd HTTP/1.1\r\n${HOST}\r\n`,
-  `GET /\x1b[31mred HTTP/1.1\r\n${HOST}\r\n`,
-  "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
-  "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
-  "GET / HTTP/1.1\r\nHost: \r\n\r\n",
-  "GET / HTTP/1.1\r\nHost: a@b/c?d#e\r\n\r\n",
-  "GET / HTTP/1.1\r\nHost: x:99999\r\n\r\n",
-  "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
-  "GET / HTTP/1.1\r\nHost: \xff\r\n\r\n",
-  "GET / HTTP/1.1\r\nHost: %zz\r\n\r\n",
-  `GET / HTTP/1.1\r\n${HOST}A: ${"x".repeat(100_000)}\r\n\r\n`,
-  `GET /${"a".repeat(100_000)} HTTP/1.1\r\n${HOST}\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}${"A: b\r\n".repeat(10_000)}\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}Bad Header: x\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}: x\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}A: b\0c\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST} folded: x\r\n\r\n`,
-  "GET / HTTP/1.1\nHost: x\n\n",
-  `POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n${HOST}\r\n`,
-  `POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef`,
-  `POST / HTTP/1.1\r\n${HOST}Content-Length: -1\r\n\r\n`,
-  `POST / HTTP/1.1\r\n${HOST}Content-Length: 99999999999999999999\r\n\r\n`,
-  `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\nZZ\r\n\r\n`,
-  `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n\r\n`,
-  `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: gzip, chunked\r\n\r\n5\r\nabc`,
-  `POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: xchunked\r\n\r\n5\r\nabc`,
-  `POST /echo HTTP/1.1\r\n${HOST}Content-Length: 10\r\n\r\nhalf`,
-  `POST /echo HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\n5\r\nabcdefgh\r\n`,
-  `POST /healthz HTTP/1.1\r\n${HOST}Expect: 100-continue\r\nContent-Length: 10\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}Expect: nonsense\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMA\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}Connection: keep-alive, close, x\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}Cookie: ${"a=b; ".repeat(2000)}\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}\r\n`.repeat(200),
-];
+const RUNTIMES = allRuntimes();
 
 /** A case: its name, and what it does on a runtime; it returns what was seen. */
 type Case = [string, (runtime: Runtime) => Promise<string>];

@@ -1,6 +1,6 @@
 /** What the tests share: starting the program on a runtime, and talking to it. */
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
@@ -23,6 +23,31 @@ export const SELF: Runtime = "Deno" in globalThis
   : MAJOR > 22 || (MAJOR === 22 && MINOR >= 18)
   ? { name: `Node.js ${MAJOR}`, path: process.execPath, options: ["--disable-warning=ExperimentalWarning"] }
   : { name: "tsx", path: process.execPath, options: ["--import", "tsx"] };
+
+/** Says loudly what is skipped for want of a tool, and gives the reason; in CI nothing is skipped. */
+export function missing(what: string): string {
+  if (process.env.CI) throw new Error(`${what}: in CI nothing is skipped`);
+  console.log(`SKIPPED: ${what}`);
+  return `SKIPPED: ${what}`;
+}
+
+/** The path of Deno's own binary, wherever npm put it. */
+export function denoPath(): string {
+  const options = { encoding: "utf8" } as const;
+  return execFileSync(`${ROOT}/node_modules/.bin/deno`, ["eval", "console.log(Deno.execPath())"], options).trim();
+}
+
+/** Each runtime that main.ts is for: tsx on this Node.js, Node.js by itself (BENCH_NODE names one that can) and Deno. */
+export function allRuntimes(): Runtime[] {
+  const node = process.env.BENCH_NODE;
+  if (!node) missing("BENCH_NODE names no Node.js 26, so nothing is tested on it");
+  return [
+    { name: "tsx", path: process.execPath, options: ["--import", "tsx"] },
+    ...node ? [{ name: "Node.js 26", path: node, options: ["--disable-warning=ExperimentalWarning"] }] : [],
+    { name: "Deno", path: denoPath(), options: ["run", "-q", "-P", "--no-prompt"] },
+  ];
+}
+
 export const VARIABLES = [
   "PORT",
   "HOST",
@@ -224,37 +249,3 @@ export async function freePort(): Promise<number> {
 }
 
 export const STACK = /^\s+at .+:\d+/m;
-
-/** Servers that a probe must not take for healthy: what they do with a connection, and what the probe says of it. */
-export const WRONG_ANSWERS: [string, (socket: Socket) => void, RegExp][] = [
-  ["nothing, and closes", (socket) => socket.end(), /sent no HTTP response head in 0 bytes: ""$/],
-  ["nothing, and waits", () => {}, /gave no HTTP response head within PING_TIMEOUT_MS=\d+$/],
-  [
-    "half a head, and waits",
-    (socket) => socket.write("HTTP/1.1 200 OK\r\n"),
-    /gave no HTTP response head within PING_TIMEOUT_MS=\d+$/,
-  ],
-  [
-    "half a head, and closes",
-    (socket) => socket.end("HTTP/1.1 200 OK\r\n"),
-    /in 17 bytes: "HTTP\/1.1 200 OK\\r\\n"$/,
-  ],
-  ["a reset", (socket) => socket.resetAndDestroy(), /reset|closed|head/i],
-  ["a drip", (socket) => {
-    const drip = setInterval(() => socket.write("HTTP/1.1 200 OK\r\nA: "), 20);
-    socket.on("close", () => clearInterval(drip));
-  }, /within PING_TIMEOUT_MS=\d+$|in \d+ bytes/],
-  ["a flood", (socket) => {
-    const flood = () => {
-      while (socket.writable && socket.write("HTTP/1.1 200 OK\r\nA: ".padEnd(65_536, "x"))) { /* until it is full */ }
-    };
-    socket.on("drain", flood);
-    flood();
-  }, /sent no HTTP response head in 16384 bytes/],
-  ["another protocol", (socket) => socket.write("SSH-2.0-OpenSSH_9.2\r\n"), /"SSH-2.0-OpenSSH_9.2\\r\\n"$/],
-  ["colours", (socket) => socket.end("\x1b[31mred\x9b"), /"\\u001b\[31mred\?+"$/],
-  ["an interim response", (socket) => socket.end("HTTP/1.1 100 Continue\r\n\r\n"), /answered 100$/],
-  ["204", (socket) => socket.end("HTTP/1.1 204 No Content\r\n\r\n"), /answered 204$/],
-  ["302", (socket) => socket.end("HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"), /answered 302$/],
-  ["503", (socket) => socket.end("HTTP/1.1 503 No\r\n\r\n"), /answered 503$/],
-];

@@ -313,7 +313,7 @@ test("docker compose up --wait comes back once both services are healthy", { ski
     }));
     assert.ok(Date.parse(started[1].StartedAt) > Date.parse(started[0].Health.Log[0].End));
   } finally {
-    await docker([...compose, "down", "--timeout", "5"], file);
+    await docker([...compose, "down", "--volumes", "--timeout", "5"], file);
   }
 });
 

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { probe, readStatus } from "../main.ts";
-import { freePort, run, settings, withFake, withService, WRONG_ANSWERS } from "./harness.ts";
+import { freePort, run, settings, withFake, withService } from "./harness.ts";
+import { WRONG_ANSWERS } from "./hostile.ts";
 
 // ── Reading a response ──
 

@@ -12,7 +12,7 @@ import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { ROOT } from "../harness.ts";
+import { missing, ROOT } from "../harness.ts";
 
 const PATIENCE_MS = 60_000;
 const POLL_MS = 50;
@@ -23,13 +23,6 @@ const IMAGE = `${NAME}:deno`;
 
 const run = promisify(execFile);
 const docker = async (...args: string[]) => (await run("docker", args, { cwd: ROOT })).stdout.trim();
-
-/** Says what is skipped for want of a tool; in CI nothing is. */
-function missing(what: string): string {
-  if (process.env.CI) throw new Error(`${what}: in CI nothing is skipped`);
-  console.log(`SKIPPED: ${what}`);
-  return `SKIPPED: ${what}`;
-}
 
 const hasEngine = await docker("version").then(() => true, () => false);
 const skip = !hasEngine && missing("no Docker engine answers `docker version`, so no alert was tested");

@@ -10,7 +10,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { promisify } from "node:util";
-import { freePort, launch, ROOT, type Runtime, until } from "../harness.ts";
+import { denoPath, freePort, launch, missing, ROOT, type Runtime, until } from "../harness.ts";
 
 const README = readFileSync(`${ROOT}/README.md`, "utf8");
 const COPY = mkdtempSync(`${tmpdir()}/readme-`);
@@ -27,7 +27,7 @@ const shown = [...README.matchAll(/^```sh\n(.+?)\n```\n\n```\n(.+?)\n```$/gms)].
   [command, output] as const
 );
 const shell: Runtime = { name: "sh", path: "bash", options: [] };
-const deno = execFileSync(`${ROOT}/node_modules/.bin/deno`, ["eval", "console.log(Deno.execPath())"]).toString().trim();
+const deno = denoPath();
 const PATH = `${dirname(deno)}:${process.env.PATH}`;
 
 test("the commands that are shown print what is shown", async () => {
@@ -75,8 +75,7 @@ function moveIn() {
 }
 
 const sqlite = process.env.BENCH_NODE;
-if (!sqlite && process.env.CI) throw new Error("BENCH_NODE names no Node.js with SQLite: in CI nothing is skipped");
-if (!sqlite) console.log("SKIPPED: BENCH_NODE names no Node.js with SQLite, so the README's service ran on Deno alone");
+if (!sqlite) missing("BENCH_NODE names no Node.js with SQLite, so the README's service runs on Deno alone");
 
 for (
   const runtime of [
