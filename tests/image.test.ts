@@ -45,8 +45,9 @@ before(async () => {
     await build(target, "routes", withRoutesOf(source, ROUTES));
   }
   // A service that runs and never gets healthy.
-  assert.ok(source.includes("() => healthy"));
-  await build("deno", "broken", source.replace("() => healthy", "(c) => c.body(null, 500)"));
+  const broken = source.replace(/check\("\/healthz", .+\);/, 'check("/healthz", (c) => c.body(null, 500));');
+  assert.notEqual(broken, source);
+  await build("deno", "broken", broken);
 }, { timeout: 600_000 });
 
 after(async () => {
