@@ -107,7 +107,7 @@ async function withApp(
     return printed.splice(0).map((line) => JSON.parse(line));
   };
   try {
-    const { app } = await createApp(() => draining);
+    const app = await createApp(() => draining);
     await addRoutes(app, { stopping: new AbortController().signal });
     const handler = createHandler(app, accessLog);
     const ask = async (path: string, method = "GET") => {

@@ -56,14 +56,13 @@ const READY_LIMIT_MS = 1000;
  * Builds the application. Hono is loaded here, for the probe does without.
  *
  * @param isDraining Whether the service was told to stop
- * @returns It, to take routes, and what gives it the hook that readiness depends on
+ * @param ready Asked by /readyz
+ * @returns It, to take routes
  */
-export async function createApp(
-  isDraining: () => boolean,
-): Promise<{ app: App; useReady(ready: Hooks["ready"]): void }> {
+export async function createApp(isDraining: () => boolean, ready: Hooks["ready"] = () => true): Promise<App> {
   const { Hono } = await import("hono");
   const app: App = new Hono();
-  let unready: (() => Promise<boolean>) | undefined;
+  const isReady = shareReady(ready);
 
   // Before the user's, so that no middleware of theirs can fail, delay or change what tells of health.
   const check = (path: string, answer: (c: Context) => Response | Promise<Response>) =>
@@ -75,10 +74,9 @@ export async function createApp(
   const uncached = { "Cache-Control": "no-store" };
   let healthy: Response | undefined;
   check("/healthz", () => healthy ??= new Response(null, { headers: uncached }));
-  check("/readyz", (c) => {
-    const answer = (status: string) => c.json({ status }, status === "ready" ? 200 : 503, uncached);
-    if (isDraining()) return answer("draining");
-    return unready ? unready().then((isUnready) => answer(isUnready ? "unready" : "ready")) : answer("ready");
+  check("/readyz", async (c) => {
+    const status = isDraining() ? "draining" : await isReady() ? "ready" : "unready";
+    return c.json({ status }, status === "ready" ? 200 : 503, uncached);
   });
 
   app.notFound((c) => {
@@ -97,33 +95,25 @@ export async function createApp(
     const response = "getResponse" in error && error.getResponse();
     return response && response.status < 500 ? response : internalError();
   });
-  return { app, useReady: (ready) => unready = ready && shareUnready(ready) };
+  return app;
 }
 
 /** Asks `ready` at most once in READY_LIMIT_MS; what comes in between shares the outcome. Logs when that changes. */
-function shareUnready(ready: () => unknown): () => Promise<boolean> {
+function shareReady(ready: () => unknown): () => Promise<boolean> {
   let askedMs = -Infinity;
-  let wasUnready = false;
-  let outcome = Promise.resolve(false);
+  let wasReady = true;
+  let outcome = Promise.resolve(true);
   const ask = async () => {
-    const asked = (async () => {
-      if (await ready() === false) throw new Error("ready() returned false");
-    })();
-    const thrown = await inTime(asked, READY_LIMIT_MS).then(
-      (isInTime) => isInTime ? undefined : { error: new Error(`ready() took more than ${READY_LIMIT_MS} ms`) },
-      (error) => ({ error }),
-    );
-    const isUnready = thrown !== undefined;
-    if (isUnready && !wasUnready) logError({ status: "unready" }, thrown.error);
-    if (!isUnready && wasUnready) print(entry({ status: "ready" }));
-    return wasUnready = isUnready;
+    if (await ready() === false) throw new Error("ready() returned false");
   };
+  const onError = (error: unknown) => wasReady && logError({ status: "unready" }, error);
   return () => {
-    if (performance.now() - askedMs >= READY_LIMIT_MS) {
-      askedMs = performance.now();
-      outcome = ask();
-    }
-    return outcome;
+    if (performance.now() - askedMs < READY_LIMIT_MS) return outcome;
+    askedMs = performance.now();
+    return outcome = succeeds("ready()", ask, READY_LIMIT_MS, onError).then((isReady) => {
+      if (isReady && !wasReady) print(entry({ status: "ready" }));
+      return wasReady = isReady;
+    });
   };
 }
 
@@ -163,22 +153,19 @@ function timestamp(): string {
 const entry = (fields: object) => JSON.stringify({ time: timestamp(), ...fields });
 
 /** What a request asked for, without the query, which may hold secrets. Not by new URL(): that refuses some hosts. */
-const target = ({ method, url = "" }: { method?: string; url?: string }) => ({
-  method,
-  path: url.replace(/^\w+:\/\/[^/]*|[?#].*/g, ""),
-});
+const target = ({ method, url }: Request) => ({ method, path: url.replace(/^\w+:\/\/[^/]*|[?#].*/g, "") });
 
 /** Logs in one line what was thrown, which may be anything, and where. */
 function logError(context: object, thrown: unknown): void {
   let error: string = typeof thrown;
-  let stack;
+  let cause, stack;
   try {
     error = String(thrown).slice(0, ERROR_LIMIT_CHARS);
-    stack = thrown instanceof Error
-      ? thrown.stack?.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS)
-      : undefined;
-  } catch { /* it has no text */ }
-  print(entry({ ...context, error, stack }), console.error);
+    ({ cause } = thrown as Error);
+    cause &&= String(cause).slice(0, ERROR_LIMIT_CHARS);
+    stack = (thrown as Error).stack?.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS);
+  } catch { /* it has no text, or is null or undefined */ }
+  print(entry({ ...context, error, cause, stack }), console.error);
 }
 
 /** What a client learns of a failure. */
@@ -195,25 +182,6 @@ export function createHandler(app: App, accessLog: boolean) {
   const RuntimeResponse = Response; // the adapter of Node.js will put a subclass in its place
   let inFlight = 0;
   let onIdle = () => {};
-  const respond = (request: Request, env: object, prepare: (response: Response) => Response) => {
-    const finish = (response: Response) => {
-      const isResponse = response instanceof RuntimeResponse && response.status !== 0; // 0: a network error
-      if (!isResponse) {
-        throw new TypeError(`the route returned ${response === null ? null : typeof response}, no response to send`);
-      }
-      return prepare(response);
-    };
-    const fail = (thrown: unknown) => {
-      logError(target(request), thrown);
-      return prepare(internalError());
-    };
-    try {
-      const response = app.fetch(request, env);
-      return response instanceof Promise ? response.then(finish).catch(fail) : finish(response);
-    } catch (thrown) {
-      return fail(thrown);
-    }
-  };
   return {
     /**
      * @param env What the runtime gives with the request
@@ -223,27 +191,34 @@ export function createHandler(app: App, accessLog: boolean) {
     answer(request: Request, env: object, prepare: (response: Response) => Response) {
       const startMs = accessLog ? performance.now() : 0; // which costs a tenth of a request
       inFlight++;
-      const response = respond(request, env, prepare);
-      const end = (status: number, isComplete: boolean) => {
-        if (accessLog) {
-          const { method, path } = target(request);
-          if (path !== "/healthz" && path !== "/readyz") {
-            const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
-            const incomplete = isComplete ? undefined : true;
-            const line = JSON.stringify({ time: timestamp(), method, path, status, ms, incomplete });
-            if (gathered.push(line) === 1) setTimeout(flush, GATHER_MS);
-          }
-        }
+      const finish = (response: Response) => {
+        if (response instanceof RuntimeResponse && response.status !== 0) return prepare(response); // 0: a network error
+        throw new TypeError(`the route returned ${response === null ? null : typeof response}, no response to send`);
+      };
+      const fail = (thrown: unknown) => {
+        logError(target(request), thrown);
+        return prepare(internalError());
+      };
+      let response: Response | Promise<Response>;
+      try {
+        const returned = app.fetch(request, env);
+        response = returned instanceof Promise ? returned.then(finish).catch(fail) : finish(returned);
+      } catch (thrown) {
+        response = fail(thrown);
+      }
+      const sent = async (isComplete: boolean, sentStatus?: number) => {
+        // A client may leave before its route is done.
+        const { status } = response instanceof Promise ? await response : response;
         if (--inFlight === 0) onIdle();
+        if (!accessLog) return;
+        const { method, path } = target(request);
+        if (path === "/healthz" || path === "/readyz") return;
+        const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
+        const incomplete = !isComplete || undefined;
+        const line = JSON.stringify({ time: timestamp(), method, path, status: sentStatus ?? status, ms, incomplete });
+        if (gathered.push(line) === 1) setTimeout(flush, GATHER_MS);
       };
-      return {
-        response,
-        sent(isComplete: boolean, status?: number) {
-          // A client may leave before its route is done.
-          if (response instanceof Promise) response.then((response) => end(status ?? response.status, isComplete));
-          else end(status ?? response.status, isComplete);
-        },
-      };
+      return { response, sent };
     },
     inFlight: () => inFlight,
     /** Resolves once nothing is in flight. */
@@ -261,10 +236,10 @@ const CLOSE_LEAST_MS = 1000;
 /**
  * Serves until a signal, then drains.
  *
- * @returns The exit code: 0 once every request in flight is answered and all is closed, 1 if not
- * @throws {Error} in one line that names the address, if it cannot listen there
+ * @returns The exit code: 0 once every request in flight is answered and all is closed, 1 if not, or if it cannot listen
  */
 async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings): Promise<number> {
+  let hooks: Hooks = {};
   let isStarted = false;
   let signalledMs = -1;
   const isDraining = () => signalledMs >= 0;
@@ -280,52 +255,46 @@ async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }:
         runtime.exit(1);
       }
     };
-    runtime.onSignal("SIGTERM", stop);
-    runtime.onSignal("SIGINT", stop);
+    runtime.onSignal(stop);
   });
   runtime.onExit(flush);
 
-  const { app, useReady } = await createApp(isDraining);
+  const app = await createApp(isDraining, () => hooks.ready?.());
   const handler = createHandler(app, accessLog);
   const listen = await runtime.loadServer();
   const stopping = new AbortController();
   runtime.allowListeners(stopping.signal);
-  let hooks: Hooks | void;
   try {
-    hooks = await addRoutes(app, { stopping: stopping.signal });
+    hooks = await addRoutes(app, { stopping: stopping.signal }) ?? {};
   } catch (error) {
     logError({ during: "addRoutes()" }, error);
     return 1;
   }
   isStarted = true;
-  useReady(hooks?.ready?.bind(hooks));
 
   /** Runs the user's close() and tells whether it succeeded in time. */
-  const close = async (ms: number): Promise<boolean> => {
-    try {
-      if (await inTime((async () => await hooks?.close?.())(), ms)) return true;
-      throw new Error(`close() took more than ${Math.round(ms)} ms`);
-    } catch (error) {
-      logError({ during: "close()" }, error);
-      return false;
-    }
+  const close = (leftMs: number) => {
+    const ms = Math.max(CLOSE_LEAST_MS, Math.round(leftMs));
+    return succeeds("close()", () => hooks.close?.(), ms, (error) => logError({ during: "close()" }, error));
   };
-  const listener = await listen(host, port, handler, isDraining, hooks?.websocket).catch(async (error) => {
-    await close(Math.max(CLOSE_LEAST_MS, shutdownTimeoutMs));
-    throw new Error(`Cannot listen on ${authority(host, port)}: ${errorMessage(error)}`);
-  });
+  const listener = await listen(host, port, handler, isDraining, hooks).catch((error) =>
+    print(`Cannot listen on ${authority(host, port)}: ${errorMessage(error)}`, console.error)
+  );
+  if (!listener) {
+    await close(shutdownTimeoutMs);
+    return 1;
+  }
   print(`Listening on http://${authority(host, listener.port)}`);
 
   await stopped;
   await sleep(drainDelayMs);
   const deadlineMs = performance.now() + shutdownTimeoutMs;
   stopping.abort();
-  const isDrained = await inTime(listener.close(handler.idle()), shutdownTimeoutMs);
-  if (!isDrained) {
+  const isDrained = await succeeds("the drain", () => listener.close(handler.idle()), shutdownTimeoutMs, () => {
     const left = handler.inFlight() || "none, but connections still open";
     print(`Cut after ${shutdownTimeoutMs} ms, requests in flight: ${left}`, console.error);
-  }
-  const isClosed = await close(Math.max(CLOSE_LEAST_MS, deadlineMs - performance.now()));
+  });
+  const isClosed = await close(deadlineMs - performance.now());
   return isDrained && isClosed ? 0 : 1;
 }
 
@@ -339,11 +308,7 @@ const HEAD_PATTERN = /^HTTP\/1\.[01] ([1-5]\d\d)(?: [^\0\r\n]*)?\r\n(?:[!#$%&'*+
 const WILDCARD_PATTERN = /^[0.:]+$/;
 
 /** What a probe found: a refused connection is unhealthy too, but nothing is wedged that does not listen. */
-export interface Finding {
-  outcome: "healthy" | "unhealthy" | "refused";
-  /** One line. */
-  text: string;
-}
+export type Finding = { outcome: "healthy" | "unhealthy" | "refused"; text: string };
 
 /**
  * Asks the instance that the settings describe for its health. Over a plain socket, for an HTTP client costs more
@@ -410,9 +375,8 @@ export function heal({ outcome }: Finding, healAfterMs: number): string {
     if (outcome === "refused") return "not counted: nothing listens";
     const command = attempt(() => runtime.readFile("/proc/1/cmdline"));
     const [its, own] = ["1", "self"].map((id) => attempt(() => runtime.readLink(`/proc/${id}/ns/mnt`)));
-    const isOwnInit = INIT_PATTERN.test(command) && command.includes(`\0${import.meta.filename}\0`) && its &&
-      its === own;
-    if (!isOwnInit) return "refused: process 1 is not this container's init";
+    const isInit = INIT_PATTERN.test(command) && command.includes(`\0${import.meta.filename}\0`);
+    if (!isInit || !its || its !== own) return "refused: process 1 is not this container's init";
     const [notedLife, ...noted] = attempt(() => runtime.readFile(STREAK_FILE)).split(" ");
     if (notedLife !== life) return "not counted: never healthy";
     const nowMs = Date.now();
@@ -450,11 +414,10 @@ export function readSettings(env: (name: string) => string | undefined) {
     if (isValid(text)) return text;
     throw new Error(`Cannot parse ${name} as it must be ${rule}: current value is ${quote(text)}`);
   };
-  const integer = (name: string, fallback: string, least: number, most = TIMER_LIMIT_MS) =>
-    Number(read(name, fallback, `an integer from ${least} to ${most}`, (text) => {
-      const value = parseInt(text);
-      return `${value}` === text && value >= least && value <= most;
-    }));
+  const integer = (name: string, fallback: string, least: number, most = TIMER_LIMIT_MS) => {
+    const isValid = (text: string) => `${parseInt(text)}` === text && +text >= least && +text <= most;
+    return Number(read(name, fallback, `an integer from ${least} to ${most}`, isValid));
+  };
   return {
     port: integer("PORT", "8080", 0, 65_535),
     host: read("HOST", "0.0.0.0", "an IP address or a host name", isHost),
@@ -468,15 +431,11 @@ export function readSettings(env: (name: string) => string | undefined) {
 
 /** Whether the URL parser takes a text for a host as it stands: https://url.spec.whatwg.org/#host-parsing */
 function isHost(text: string): boolean {
-  const url = `http://${bracketed(text)}`;
-  if (!URL.canParse(url)) return false;
-  return text.includes(":") ? /^[\da-f:.]+$/i.test(text) : new URL(url).host === text.toLowerCase();
+  const host = attempt(() => new URL(`http://${bracketed(text)}`).host);
+  return text.includes(":") ? host !== "" && /^[\da-f:.]+$/i.test(text) : host === text.toLowerCase();
 }
 
 // ── Text and time ──
-
-/** As much of others' text as a message quotes: escaped, a character takes up to six. */
-const QUOTE_LIMIT_CHARS = 64;
 
 /** What can be read, or nothing. */
 function attempt(read: () => string): string {
@@ -487,16 +446,14 @@ function attempt(read: () => string): string {
   }
 }
 
+/** As much of others' text as a message quotes: escaped, a character takes up to six. */
+const QUOTE_LIMIT_CHARS = 64;
+
 /** Others' text as a message shows it: quoted, bounded, printable ASCII. */
-function quote(text: string): string {
-  return JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
-}
+const quote = (text: string) => JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
 
 /** What went wrong, in the runtime's words; the error of several addresses at once has only a code. */
-function errorMessage(error: unknown): string {
-  const { message, code } = error as Error & { code?: string };
-  return message || `${code}`;
-}
+const errorMessage = (error: unknown) => (error as Error).message || `${(error as { code?: string }).code}`;
 
 /** A host as a URL has it: https://www.rfc-editor.org/rfc/rfc3986#section-3.2.2 */
 const bracketed = (host: string) => host.includes(":") ? `[${host}]` : host;
@@ -505,14 +462,16 @@ const authority = (host: string, port: number) => `${bracketed(host)}:${port}`;
 
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
-/** Whether a promise resolves within a time; rejects if it does. */
-async function inTime(promise: Promise<unknown>, ms: number): Promise<boolean> {
-  let stop = () => {};
-  const late = new Promise<false>((resolve) => {
-    const timer = setTimeout(() => resolve(false), ms);
-    stop = () => clearTimeout(timer);
-  });
-  return await Promise.race([promise.then(() => true), late]).finally(stop);
+/** Whether what is run succeeds within a time; hands on why not. */
+async function succeeds(name: string, run: () => unknown, ms: number, onError: (error: unknown) => unknown) {
+  const late = sleep(ms).then(() => Promise.reject(new Error(`${name} took more than ${ms} ms`)));
+  try {
+    await Promise.race([(async () => await run())(), late]);
+    return true;
+  } catch (error) {
+    onError(error);
+    return false;
+  }
 }
 
 // ── The runtimes: all that differs between them ──
@@ -529,7 +488,7 @@ function node() {
     writeFile: (path: string, text: string) => fs().writeFileSync(path, text),
     readLink: (path: string) => fs().readlinkSync(path),
     kill: (id: number, signal: "SIGALRM" | "SIGCONT"): unknown => process.kill(id, signal),
-    onSignal: (signal: "SIGTERM" | "SIGINT", handler: () => void): unknown => process.on(signal, handler),
+    onSignal: (handler: () => void): unknown => process.on("SIGTERM", handler).on("SIGINT", handler),
     onExit: (handler: () => void): unknown => process.on("exit", handler),
     allowListeners: (signal: AbortSignal) => process.getBuiltinModule("node:events").setMaxListeners(0, signal),
     discardBody: (_request: Request): unknown => null, // the adapter does it by itself
@@ -556,13 +515,20 @@ function node() {
       // Where the adapter keeps what a response was made of, to send it as it is; to read its body would end that.
       const [KEPT] = Object.getOwnPropertySymbols(new Response());
       /** A response whose body cannot fail the adapter's way, which prints a stack and sends the error's text. */
-      const watched = (response: Response, onError: (error: unknown) => void): Response => {
+      const watched = (response: Response, onError: (error: Error) => unknown): Response => {
         const body = KEPT in response ? (response as unknown as Record<symbol, unknown[]>)[KEPT][1] : response.body;
         if (!(body instanceof ReadableStream)) return response;
         const { status, statusText, headers } = response;
-        const { readable, writable } = new TransformStream();
+        let leftBytes = Number(headers.get("Content-Length") ?? Infinity);
+        const { readable, writable } = new TransformStream({
+          transform(chunk, controller) {
+            controller.enqueue(chunk);
+            leftBytes -= chunk?.length;
+            if (leftBytes === 0) controller.terminate(); // a client may leave before the body says that it was the last
+          },
+        });
         const chunks = new RuntimeResponse(body).body!; // throws if it was read already, or is locked
-        chunks.pipeTo(writable, { preventAbort: true }).catch(onError);
+        chunks.pipeTo(writable, { preventAbort: true }).catch((error) => leftBytes === 0 || onError(error));
         return new Response(readable, { status, statusText, headers });
       };
       // The adapter checks no header: what is thrown here would end the process.
@@ -580,13 +546,7 @@ function node() {
         }
       }
       /** Listens; what it returns stops accepting, and resolves when `idle` has and all of it is sent. */
-      return async (
-        hostname: string,
-        port: number,
-        handler: Handler,
-        isDraining: () => boolean,
-        websocket: Hooks["websocket"],
-      ) => {
+      return async (host: string, port: number, handler: Handler, isDraining: () => boolean, { websocket }: Hooks) => {
         /** What ends each request in flight, the newest of them, and whether the response that closes it is on its way. */
         const connections = new Map<Socket, { inFlight: Set<() => void>; newest: number; isLast: boolean }>();
         let isClosing = false;
@@ -596,15 +556,11 @@ function node() {
           hostname: "localhost", // of a request without Host: HTTP/1.0, as HAProxy checks
           websocket,
           fetch(request, env) {
-            const { incoming, outgoing } = env as {
-              incoming: HttpBindings["incoming"];
-              outgoing?: HttpBindings["outgoing"];
-            };
+            const { incoming, outgoing } = env as Pick<HttpBindings, "incoming"> & Partial<HttpBindings>;
             if (!outgoing) {
               const { response, sent } = handler.answer(request, env, (response) => response);
-              Promise.resolve(response).then(() =>
-                setImmediate(() => sent(true, upgraded.has(incoming) ? 101 : undefined))
-              );
+              const end = () => sent(!incoming.socket.destroyed, upgraded.has(incoming) ? 101 : undefined);
+              Promise.resolve(response).then(() => setImmediate(end));
               return response;
             }
             const { socket } = incoming;
@@ -617,9 +573,8 @@ function node() {
                 connection.isLast = true;
                 outgoing.setHeader("Connection", "close");
               }
-              return watched(response, (error) => {
-                if (!socket.destroyed) outgoing.destroy(error as Error); // the client has not left
-              });
+              // A client that has left is no error of the body.
+              return watched(response, (error) => socket.destroyed || outgoing.destroy(error));
             });
             const end = () => {
               if (!connection.inFlight.delete(end)) return;
@@ -645,7 +600,7 @@ function node() {
           upgraded.set(incoming, ws);
           ws.on("close", () => upgraded.delete(incoming));
         });
-        await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, hostname, resolve));
+        await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, host, resolve));
         return {
           port: (server.address() as AddressInfo).port,
           close(idle: Promise<void>) {
@@ -679,7 +634,7 @@ function deno(): ReturnType<typeof node> {
     writeFile: (path, text) => Deno.writeTextFileSync(path, text),
     readLink: (path) => Deno.readLinkSync(path),
     kill: (id, signal) => Deno.kill(id, signal),
-    onSignal: (signal, handler) => Deno.addSignalListener(signal, handler),
+    onSignal: (handler) => (["SIGTERM", "SIGINT"] as const).map((name) => Deno.addSignalListener(name, handler)),
     onExit: (handler) => ["unload", "error", "unhandledrejection"].map((event) => addEventListener(event, handler)),
     allowListeners: () => {},
     // Its connection would not end while the client owes the rest.
@@ -692,59 +647,60 @@ function deno(): ReturnType<typeof node> {
       const chunk = new Uint8Array(HEAD_LIMIT_BYTES);
       for (let size; (size = await connection.read(chunk));) yield chunk.subarray(0, size);
     },
-    loadServer: () =>
-      Promise.resolve(async (hostname, port, handler, isDraining) => {
-        const servers: Deno.HttpServer[] = [];
-        const uploads = new Set<Promise<void>>();
-        let isClosing = false;
-        const prepare = (response: Response) => {
-          if (response.bodyUsed) throw new TypeError("the route returned a response whose body was read already");
-          if (!isDraining() || response.status === 101) return response;
-          const last = new Response(response.body, response); // the headers of some responses are immutable
-          last.headers.set("Connection", "close");
-          return last;
-        };
-        const onError = (error: unknown) => {
-          logError({}, error);
-          return internalError();
-        };
-        const listen = (onListen: (address: Deno.NetAddr) => void) => {
-          const server = Deno.serve({ hostname, port, onListen, onError }, (request, info) => {
-            // Deno would take what follows the host in this field for the path. Reading the field costs more than its URL.
-            if (!PLAIN_URL_PATTERN.test(request.url) && /[/?#\\@]/.test(request.headers.get("host") ?? "")) {
-              return new Response(null, { status: 400 });
-            }
-            const { completed } = info;
-            if (request.method !== "GET" && request.body) {
-              const upload = completed.catch(() => {}).finally(() => uploads.delete(upload));
-              uploads.add(upload);
-            }
-            const { response, sent } = handler.answer(request, info, prepare);
-            completed.then(() => sent(true), () => sent(false));
-            return response;
-          });
-          servers.push(server);
-          // Without a file descriptor to accept with, it gives up; it still serves the connections that it has.
-          server.finished.catch(replace);
-        };
-        const replace = async (error: unknown) => {
-          print(`Cannot accept connections: ${errorMessage(error)}`, console.error);
-          await sleep(PAUSE_MS);
-          if (!isClosing) await new Promise(listen).catch(replace);
-        };
-        ({ port } = await new Promise<Deno.NetAddr>(listen));
-        return {
-          port,
-          async close(idle) {
-            isClosing = true;
-            // shutdown() makes the bodies of requests in flight unreadable: https://github.com/denoland/deno/issues/36809
-            while (uploads.size > 0) await Promise.race(uploads);
-            const ended = Promise.all(servers.map((server) => server.shutdown()));
-            await idle;
-            await ended; // a large response is `completed` before its last bytes have left
-          },
-        };
-      }),
+    loadServer: async () => async (hostname, port, handler, isDraining) => {
+      const servers: Deno.HttpServer[] = [];
+      const uploads = new Set<Promise<void>>();
+      let isClosing = false;
+      const prepare = (response: Response) => {
+        if (response.bodyUsed) throw new TypeError("the route returned a response whose body was read already");
+        if (!isDraining() || response.status === 101) return response;
+        const last = new Response(response.body, response); // the headers of some responses are immutable
+        last.headers.set("Connection", "close");
+        return last;
+      };
+      const onError = (error: unknown) => {
+        logError({}, error);
+        return internalError();
+      };
+      const listen = (onListen: (address: Deno.NetAddr) => void) => {
+        const server = Deno.serve({ hostname, port, onListen, onError }, (request, info) => {
+          // Deno would take what follows the host in this field for the path. Reading the field costs more than its URL.
+          if (!PLAIN_URL_PATTERN.test(request.url) && /[/?#\\@]/.test(request.headers.get("host") ?? "")) {
+            runtime.discardBody(request);
+            return new Response(null, { status: 400 });
+          }
+          const { completed } = info;
+          if (request.method !== "GET" && request.body) {
+            if (isClosing) return new Response(null, { status: 503, headers: { Connection: "close" } }); // see close()
+            const upload = completed.catch(() => {}).finally(() => uploads.delete(upload));
+            uploads.add(upload);
+          }
+          const { response, sent } = handler.answer(request, info, prepare);
+          completed.then(() => sent(true), () => sent(false));
+          return response;
+        });
+        servers.push(server);
+        // Without a file descriptor to accept with, it gives up; it still serves the connections that it has.
+        server.finished.catch(replace);
+      };
+      const replace = async (error: unknown) => {
+        print(`Cannot accept connections: ${errorMessage(error)}`, console.error);
+        await sleep(PAUSE_MS);
+        if (!isClosing) await new Promise(listen).catch(replace);
+      };
+      ({ port } = await new Promise<Deno.NetAddr>(listen));
+      return {
+        port,
+        async close(idle) {
+          isClosing = true;
+          // shutdown() makes the bodies of requests in flight unreadable: https://github.com/denoland/deno/issues/36809
+          // So it waits for those that began, and the listener refuses others meanwhile.
+          while (uploads.size > 0) await Promise.race(uploads);
+          // Both, for a large response is `completed` before its last bytes have left.
+          await Promise.all([idle, ...servers.map((server) => server.shutdown())]);
+        },
+      };
+    },
   };
 }
 
@@ -761,26 +717,25 @@ SHUTDOWN_TIMEOUT_MS (8000), HEAL_AFTER_MS (0: never), ACCESS_LOG (on)`;
 
 /** Does what the arguments say and returns the exit code. */
 async function main(args: string[]): Promise<number> {
-  const flags = ["--ping", "--help", "--version"];
-  const stray = args.find((arg) => !flags.includes(arg)) ?? args[1];
+  const stray = args.find((arg) => !/^--(ping|help|version)$/.test(arg)) ?? args[1];
   if (stray !== undefined) throw new Error(`Unexpected argument ${quote(stray)}\n${USAGE}`);
-  if (args.includes("--help")) print(USAGE, runtime.writeOut);
-  else if (args.includes("--version")) print(VERSION, runtime.writeOut);
-  else if (args.includes("--ping")) {
+  const [flag] = args;
+  if (!flag) return await serve(readSettings(runtime.env));
+  let line = flag === "--help" ? USAGE : VERSION;
+  if (flag === "--ping") {
     const settings = readSettings(runtime.env);
     const finding = await probe(settings);
     const note = settings.healAfterMs && heal(finding, settings.healAfterMs);
-    const line = note ? `${finding.text}; ${note}` : finding.text;
+    line = note ? `${finding.text}; ${note}` : finding.text;
     if (finding.outcome !== "healthy") throw new Error(line);
-    print(line, runtime.writeOut);
-  } else return await serve(readSettings(runtime.env));
+  }
+  print(line, runtime.writeOut);
   return 0;
 }
 
 if (runtime.isProgram()) {
-  const code = await main(runtime.args).catch((error) => {
+  await main(runtime.args).catch((error) => {
     print(errorMessage(error), runtime.writeError);
     return 1;
-  });
-  runtime.exit(code);
+  }).then(runtime.exit);
 }
