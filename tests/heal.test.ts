@@ -14,6 +14,7 @@ import {
   health,
   inspect,
   LOCKED,
+  probeCommand,
   published,
   removeImages,
   say,
@@ -186,6 +187,34 @@ for (const target of TARGETS) {
             assert.equal((await inspect(container)).Status, "running");
           });
         }
+      }],
+      ["a clock set back begins a new streak, and probes at once end nothing early", async () => {
+        await withContainer(target, [...FAST, "--env", "HEAL_AFTER_MS=60000"], async (container) => {
+          await health(container, "healthy");
+          // What probes of an hour later would have noted.
+          const file = "/dev/shm/heartbeat-streak";
+          const ahead = "[1, 2, 3].map((n) => Date.now() + 3600000 + n)";
+          await docker([
+            "exec",
+            container,
+            ...(target === "deno"
+              ? [
+                "/bin/deno",
+                "eval",
+                `Deno.writeTextFileSync("${file}", [Deno.readTextFileSync("${file}").split(" ")[0], ...${ahead}].join(" "))`,
+              ]
+              : [
+                "/bin/node",
+                "-e",
+                `fs.writeFileSync("${file}", [fs.readFileSync("${file}", "utf8").split(" ")[0], ...${ahead}].join(" "))`,
+              ]),
+          ]);
+          await signalRuntime(container, target, "SIGSTOP");
+          await until(async () => (await outputs(container)).at(-1)!.includes("noted: 1 failures"), "new streak");
+          const probe = await probeCommand(target);
+          await Promise.all(Array.from({ length: 5 }, () => docker(["exec", container, ...probe]).catch(() => {})));
+          assert.equal((await inspect(container)).Status, "running");
+        });
       }],
       ["another process 1 is left alone: of the host, of a second instance", async () => {
         await withContainer(target, [...HEALING, "--restart", "unless-stopped"], async (other) => {

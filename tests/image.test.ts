@@ -28,7 +28,7 @@ import {
   until,
   withContainer,
 } from "./engine.ts";
-import { ROOT, withRoutesOf } from "./harness.ts";
+import { freePort, launch, ROOT, until as untilPrinted, withRoutesOf } from "./harness.ts";
 
 const ROUTES = `
 app.get("/block", () => { for (const end = Date.now() + 12_000; Date.now() < end;); return new Response("unblocked"); });
@@ -248,6 +248,24 @@ for (const target of TARGETS) {
         assert.equal((await inspect(container)).ExitCode, 0);
       }, "routes");
     }
+  });
+
+  test(`${target}: docker stop under load loses no request`, { skip }, async (t) => {
+    const port = `${await freePort()}`;
+    // Not published: Docker's proxy for that ends with the container, whatever it still has to hand over.
+    const flags = ["--network", "host", "--env", "HOST=127.0.0.1", "--env", `PORT=${port}`];
+    await withContainer(target, flags, async (container) => {
+      await health(container, "healthy");
+      const load = launch(["--import", "tsx", "tests/load.ts", port, "32", "0", "1"], {});
+      await untilPrinted(load, () => load.stdout);
+      await docker(["stop", container]);
+      assert.equal((await inspect(container)).ExitCode, 0);
+      assert.equal(await load.exit, 0, load.stderr);
+      const { answered } = JSON.parse(load.stdout.trim().split("\n").at(-1)!);
+      const lines = (await docker(["logs", container])).split("\n").filter((line) => line.startsWith("{"));
+      assert.equal(answered, lines.length, "each accepted request is answered");
+      say(t, `${answered} requests accepted and answered`);
+    });
   });
 
   test(`${target}: docker stop ends an idle container in under a second, with exit code 0`, { skip }, async (t) => {

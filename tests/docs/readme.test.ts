@@ -3,14 +3,15 @@
  * the service that is shown in at the mark, under Node.js (BENCH_NODE names one that has SQLite) and under Deno.
  */
 import assert from "node:assert/strict";
-import { execFile, execFileSync } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { promisify } from "node:util";
-import { denoPath, freePort, launch, missing, ROOT, type Runtime, until } from "../harness.ts";
+import { denoPath, freePort, launch, missing, ROOT, type Runtime, until, withRoutesOf } from "../harness.ts";
 
 const README = readFileSync(`${ROOT}/README.md`, "utf8");
 const COPY = mkdtempSync(`${tmpdir()}/readme-`);
@@ -114,3 +115,31 @@ for (
     rmSync(`${COPY}/data`, { recursive: true });
   });
 }
+
+test("Ctrl-C on the terminal of npm start lets a request in flight finish", async () => {
+  const port = await freePort();
+  const main = readFileSync(`${ROOT}/main.ts`, "utf8");
+  const route =
+    'app.get("/slow", async (c) => { console.log("in flight"); await sleep(700); return c.text("whole"); });';
+  writeFileSync(`${COPY}/main.ts`, withRoutesOf(main, route));
+  // A terminal of its own: there npm passes the signal on beside the terminal.
+  const terminal = spawn("script", ["--quiet", "--return", "--flush", "--command", "npm start", "/dev/null"], {
+    cwd: COPY,
+    env: { ...process.env, PORT: `${port}`, HOST: "127.0.0.1" },
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  let printed = "";
+  const shows = async (text: string) => {
+    while (!printed.includes(text)) await once(terminal.stdout, "data");
+  };
+  terminal.stdout.on("data", (chunk) => printed += chunk);
+  const exit = once(terminal, "exit");
+  await shows("Listening");
+  const slow = fetch(`http://127.0.0.1:${port}/slow`);
+  await shows("in flight");
+  terminal.stdin.write("\x03");
+  assert.equal(await (await slow).text(), "whole");
+  assert.equal((await exit)[0], 0);
+  assert.match(printed, /Draining, requests in flight: 1/);
+  assert.doesNotMatch(printed, /Cut/);
+});
