@@ -5,7 +5,8 @@ ARG NODE_VERSION=26.10.0
 
 # The service as JavaScript, in parts: the probe loads no server, and Deno not the adapter of Node.js. With source maps,
 # which are read when a line of the log names a place; the probe never does.
-FROM denoland/deno:${DENO_VERSION} AS bundle
+# On the machine that builds, whatever platform the image is for.
+FROM --platform=$BUILDPLATFORM denoland/deno:${DENO_VERSION} AS bundle
 WORKDIR /build
 COPY . .
 # Fails where a package is not the one that deno.lock names. A development tool that it does not know must not stop a
