@@ -5,7 +5,7 @@ import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import type { TestContext } from "node:test";
 import { promisify } from "node:util";
-import { missing, ROOT } from "./harness.ts";
+import { freePort, missing, ROOT } from "./harness.ts";
 
 const POLL_MS = 50;
 const PATIENCE_MS = 120_000;
@@ -112,6 +112,15 @@ export async function withContainer(
   } finally {
     await docker(["rm", "--force", container]);
   }
+}
+
+/**
+ * A port and the flags by which a container serves on it without Docker's proxy: that ends with the container, whatever
+ * it still has to hand over.
+ */
+export async function onHostNetwork(): Promise<{ port: number; flags: string[] }> {
+  const port = await freePort();
+  return { port, flags: ["--network", "host", "--env", "HOST=127.0.0.1", "--env", `PORT=${port}`] };
 }
 
 /** The port of this machine that leads to the service in a container. */

@@ -14,6 +14,7 @@ import {
   health,
   inspect,
   LOCKED,
+  onHostNetwork,
   probeCommand,
   published,
   removeImages,
@@ -167,11 +168,14 @@ for (const target of TARGETS) {
         });
       }],
       ["a drain longer than the time loses nothing", async () => {
-        const flags = ["--env", "SHUTDOWN_TIMEOUT_MS=20000", "--stop-timeout", "30"];
-        await withContainer(target, [...HEALING, ...flags], async (container) => {
+        const { port, flags } = await onHostNetwork();
+        const timing = ["--health-interval", "1s", "--env", "PING_TIMEOUT_MS=500", "--stop-timeout", "30"];
+        const settings = ["--env", `HEAL_AFTER_MS=${HEAL_AFTER_MS}`, "--env", "SHUTDOWN_TIMEOUT_MS=20000"];
+        await withContainer(target, [...flags, ...timing, ...settings], async (container) => {
           await health(container, "healthy");
-          const slow = ask(container, `/slow/${HEAL_AFTER_MS + 4000}`);
-          await until(async () => await ask(container, "/started") === "1", "request in flight");
+          const get = (path: string) => fetch(`http://127.0.0.1:${port}${path}`).then((r) => r.text(), String);
+          const slow = get(`/slow/${HEAL_AFTER_MS + 4000}`);
+          await until(async () => await get("/started") === "1", "request in flight");
           await docker(["stop", container]);
           assert.equal(await slow, "whole");
           assert.equal((await inspect(container)).ExitCode, 0);

@@ -17,6 +17,7 @@ import {
   inspect,
   LOCKED,
   NAME,
+  onHostNetwork,
   probeCommand,
   published,
   removeImages,
@@ -28,7 +29,7 @@ import {
   until,
   withContainer,
 } from "./engine.ts";
-import { freePort, launch, ROOT, until as untilPrinted, withRoutesOf } from "./harness.ts";
+import { launch, ROOT, until as untilPrinted, withRoutesOf } from "./harness.ts";
 
 const ROUTES = `
 app.get("/block", () => { for (const end = Date.now() + 12_000; Date.now() < end;); return new Response("unblocked"); });
@@ -232,9 +233,10 @@ for (const target of TARGETS) {
 
   test(`${target}: docker stop lets a request in flight finish, and exits 0`, { skip }, async () => {
     for (const init of [[], ["--init"]]) {
-      await withContainer(target, [...init, "--publish", "127.0.0.1::8080"], async (container) => {
+      const { port, flags } = await onHostNetwork();
+      await withContainer(target, [...init, ...flags], async (container) => {
         await health(container, "healthy");
-        const socket = connect(await published(container), "127.0.0.1");
+        const socket = connect(port, "127.0.0.1");
         let received = "";
         socket.on("data", (chunk) => received += chunk);
         socket.write("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -251,12 +253,10 @@ for (const target of TARGETS) {
   });
 
   test(`${target}: docker stop under load loses no request`, { skip }, async (t) => {
-    const port = `${await freePort()}`;
-    // Not published: Docker's proxy for that ends with the container, whatever it still has to hand over.
-    const flags = ["--network", "host", "--env", "HOST=127.0.0.1", "--env", `PORT=${port}`];
+    const { port, flags } = await onHostNetwork();
     await withContainer(target, flags, async (container) => {
       await health(container, "healthy");
-      const load = launch(["--import", "tsx", "tests/load.ts", port, "32", "0", "1"], {});
+      const load = launch(["--import", "tsx", "tests/load.ts", `${port}`, "32", "0", "1"], {});
       await untilPrinted(load, () => load.stdout);
       await docker(["stop", container]);
       assert.equal((await inspect(container)).ExitCode, 0);

@@ -14,13 +14,12 @@ import process from "node:process";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
 import { WebSocket } from "ws";
-import { docker, skip } from "./engine.ts";
+import { docker, onHostNetwork, skip } from "./engine.ts";
 import {
   allRuntimes,
   Client,
   denoPath,
   type Env,
-  freePort,
   launch,
   ROOT,
   type Runtime,
@@ -363,12 +362,11 @@ const LOCKED = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-pr
 /** Starts a container in the foreground: what it prints, its signals and its exit code are the client's. */
 async function withContainer(target: string, volume: string, env: Env, body: (service: Service) => Promise<void>) {
   const container = `${NAME}-${randomUUID()}`;
-  const port = await freePort();
-  // Not published: Docker's proxy for that ends with the container, whatever it still has to hand over.
-  const variables = Object.entries({ UPSTREAM_PORT: `${port}`, ...env, HOST: "127.0.0.1", PORT: `${port}` }).flatMap((
+  const { port, flags: network } = await onHostNetwork();
+  const variables = Object.entries({ UPSTREAM_PORT: `${port}`, ...env }).flatMap((
     [name, value],
   ) => ["--env", `${name}=${value}`]);
-  const flags = ["--name", container, "--network", "host", "--volume", `${volume}:/data`, ...variables];
+  const flags = ["--name", container, ...network, "--volume", `${volume}:/data`, ...variables];
   const program = launch(["run", ...LOCKED, ...flags, `${NAME}:${target}`], {}, {
     runtime: { name: target, path: "docker", options: [] },
   });
