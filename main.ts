@@ -171,6 +171,7 @@ function logError(context: object, thrown: unknown): void {
 /** What a client learns of a failure. */
 const internalError = () => Response.json({ error: "Internal Server Error" }, { status: 500 });
 
+/** What answers requests, and counts those in flight. */
 export type Handler = ReturnType<typeof createHandler>;
 
 /**

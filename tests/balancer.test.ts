@@ -12,7 +12,7 @@ import { test } from "node:test";
 import { allRuntimes, Client, freePort, launch, missing, type Program, ROOT, type Runtime, until } from "./harness.ts";
 
 const FOLDER = `${ROOT}/.test-balancer-${process.pid}`;
-/** HAProxy asks twice, 500 ms apart, before it takes an instance out; a check that is under way then counts too. */
+/** HAProxy asks twice, 500 ms apart, before it takes an instance out; a check that has begun counts too. */
 const DRAIN_DELAY_MS = "2000";
 const CHECK = "check inter 500ms fall 2 rise 1";
 const RESTARTS = 2;

@@ -1,9 +1,9 @@
 /**
- * A load: keeps requests under way on many connections, and prints as JSON how many were sent and answered.
+ * A load: keeps requests in flight on many connections, and prints as JSON how many were sent and answered.
  *
  * Arguments: the port, how many connections, how many requests in all (0: until nothing listens any more) and how many
- * of them a connection sends in advance. A connection that the server closes between two answers is opened again. A
- * first line says when the load is under way.
+ * of them a connection pipelines. A connection that the server closes between two answers is opened again. A
+ * first line says when the load is on.
  */
 import { connect } from "node:net";
 import process from "node:process";
@@ -14,7 +14,7 @@ const ANSWER = "replace this route in main.ts with your own\n";
 let sent = 0;
 let answered = 0;
 let refused = 0;
-let isUnderWay = false;
+let isLoaded = false;
 
 /** Sends and counts on one connection until the total is sent or the server closes. */
 function converse(): Promise<boolean> {
@@ -36,8 +36,8 @@ function converse(): Promise<boolean> {
       rest = parts.pop()!;
       isLast ||= parts.some((part) => /\r\nconnection: close\r\n/i.test(part));
       answered += parts.length;
-      if (!isUnderWay && answered > 1000) console.log("under way");
-      isUnderWay ||= answered > 1000;
+      if (!isLoaded && answered > 1000) console.log("loaded");
+      isLoaded ||= answered > 1000;
       pending -= parts.length;
       if (isLast) socket.end();
       else if (pending === 0) send();
