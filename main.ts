@@ -659,6 +659,11 @@ function deno(): ReturnType<typeof node> {
         last.headers.set("Connection", "close");
         return last;
       };
+      /** Answers what no route is asked. */
+      const refuse = (request: Request, status: number) => {
+        runtime.discardBody(request);
+        return new Response(null, { status, headers: { Connection: "close" } });
+      };
       const onError = (error: unknown) => {
         logError({}, error);
         return internalError();
@@ -667,12 +672,11 @@ function deno(): ReturnType<typeof node> {
         const server = Deno.serve({ hostname, port, onListen, onError }, (request, info) => {
           // Deno would take what follows the host in this field for the path. Reading the field costs more than its URL.
           if (!PLAIN_URL_PATTERN.test(request.url) && /[/?#\\@]/.test(request.headers.get("host") ?? "")) {
-            runtime.discardBody(request);
-            return new Response(null, { status: 400 });
+            return refuse(request, 400);
           }
           const { completed } = info;
           if (request.method !== "GET" && request.body) {
-            if (isClosing) return new Response(null, { status: 503, headers: { Connection: "close" } }); // see close()
+            if (isClosing) return refuse(request, 503); // see close()
             const upload = completed.catch(() => {}).finally(() => uploads.delete(upload));
             uploads.add(upload);
           }

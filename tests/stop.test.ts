@@ -127,3 +127,25 @@ test("a second signal ends it, whichever it is, unless it comes within 500 ms of
     });
   }
 });
+
+if ("Deno" in globalThis) { // Node.js accepts no connection by then
+  test("an upload that begins in a stop is refused, and holds up nothing though its client owes the rest", async () => {
+    const routes = `stopping.addEventListener("abort", () => console.log("closing"));
+app.post("/upload", async (c) => c.text((await c.req.arrayBuffer()).byteLength + " bytes"));`;
+    await withRoutes({}, routes, async (service) => {
+      const post = (length: number, body: string) =>
+        new Client(service.port).send(`POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n\r\n${body}`);
+      const begun = post(10, "begun");
+      await new Client(service.port).get("/").until(/own\n$/);
+      service.kill("SIGTERM");
+      await until(service, () => /^closing$/m.exec(service.stdout));
+      const late = post(100, "late");
+      assert.match(await late.until(/\r\n\r\n/), /^HTTP\/1\.1 503 /);
+      const startMs = performance.now();
+      begun.send("whole");
+      await begun.until(/10 bytes$/);
+      assert.equal(await service.exit, 0, service.stderr);
+      assert.ok(performance.now() - startMs < 2000, `the stop took ${performance.now() - startMs} ms`);
+    });
+  });
+}
