@@ -8,7 +8,7 @@
  * @module
  */
 import type { HttpBindings, WebSocketServerLike } from "@hono/node-server";
-import type { Context, Hono } from "hono";
+import type { Context, ErrorHandler, Hono } from "hono";
 import type { IncomingMessage } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 
@@ -83,18 +83,19 @@ export async function createApp(isDraining: () => boolean, ready: Hooks["ready"]
     runtime.discardBody(c.req.raw);
     return c.json({ error: "Not Found" }, 404);
   });
+  /** What an HTTPException under 500 tells the client: that is no error of the service. */
+  const clientFault = (error: Parameters<ErrorHandler>[0]) => {
+    const response = "getResponse" in error && error.getResponse();
+    return response && response.status < 500 && response;
+  };
   const { onError } = app;
   // A handler of the user's own takes the place of ours, and the log still tells.
   app.onError = (handler) =>
     onError((error, c) => {
-      const isClientFault = "getResponse" in error && error.getResponse().status < 500;
-      if (!isClientFault) logError(target(c.req.raw), error);
+      if (!clientFault(error)) logError(target(c.req.raw), error);
       return handler(error, c);
     });
-  app.onError((error) => {
-    const response = "getResponse" in error && error.getResponse();
-    return response && response.status < 500 ? response : internalError();
-  });
+  app.onError((error) => clientFault(error) || internalError());
   return app;
 }
 

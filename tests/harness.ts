@@ -2,8 +2,9 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { dirname } from "node:path";
 import process from "node:process";
 import { readSettings } from "../main.ts";
 
@@ -29,6 +30,16 @@ export function missing(what: string): string {
   if (process.env.CI) throw new Error(`${what}: in CI nothing is skipped`);
   console.log(`SKIPPED: ${what}`);
   return `SKIPPED: ${what}`;
+}
+
+/** Copies the project as it stands here, without what git ignores. */
+export function copyProject(folder: string) {
+  const args = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+  const files = execFileSync("git", args, { cwd: ROOT, encoding: "utf8" }).split("\0");
+  for (const file of files.filter((file) => file && existsSync(`${ROOT}/${file}`))) {
+    mkdirSync(dirname(`${folder}/${file}`), { recursive: true });
+    cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
+  }
 }
 
 /** The path of Deno's own binary, wherever npm put it. */

@@ -40,8 +40,6 @@ app.get("/memory", () => { for (const held = [];;) held.push(new Uint8Array(1 <<
 const FAST = ["--health-interval", "1s", "--env", "PING_TIMEOUT_MS=500", "--publish", "127.0.0.1::8080"];
 const HEAL_AFTER_MS = 4000;
 const HEALING = [...FAST, "--env", `HEAL_AFTER_MS=${HEAL_AFTER_MS}`];
-/** Those that leave a port to publish. */
-const LOCKED_WITH_NETWORK = LOCKED.filter((flag, i) => flag !== "--network" && LOCKED[i - 1] !== "--network");
 
 before(async () => {
   if (skip) return;
@@ -110,7 +108,7 @@ for (const target of TARGETS) {
       ["an event loop that turns for ever, locked down, is ended and healthy again", async (t) => {
         await withContainer(
           target,
-          [...HEALING, ...LOCKED_WITH_NETWORK, "--restart", "unless-stopped"],
+          [...HEALING, ...LOCKED, "--restart", "unless-stopped"],
           async (container) => {
             await heals(t, container, "loop", () => ask(container, "/wedge"));
           },

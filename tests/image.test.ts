@@ -208,7 +208,7 @@ for (const target of TARGETS) {
   });
 
   test(`${target}: locked down it gets healthy, and 100 probes leave nothing behind`, { skip }, async (t) => {
-    await withContainer(target, LOCKED, async (container) => {
+    await withContainer(target, [...LOCKED, "--network", "none"], async (container) => {
       await health(container, "healthy", 10_000);
       const probe = await probeCommand(target);
       const memoryMib = async () => {

@@ -14,7 +14,7 @@ import process from "node:process";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
 import { WebSocket } from "ws";
-import { docker, onHostNetwork, skip } from "./engine.ts";
+import { docker, LOCKED, onHostNetwork, skip } from "./engine.ts";
 import {
   allRuntimes,
   Client,
@@ -355,10 +355,6 @@ test("what moves in needs no cast: it is type checked under Deno, as tsc checks 
 // ── The images ──
 
 const NAME = `heartbeat-test-service-${process.pid}`;
-/** As a careful operator runs it, with the one place that it may write. */
-const LOCKED = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "12345"]
-  .concat(["--memory", "96m", "--pids-limit", "64"]);
-
 /** Starts a container in the foreground: what it prints, its signals and its exit code are the client's. */
 async function withContainer(target: string, volume: string, env: Env, body: (service: Service) => Promise<void>) {
   const container = `${NAME}-${randomUUID()}`;

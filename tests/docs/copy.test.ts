@@ -4,13 +4,12 @@
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import { ROOT } from "../harness.ts";
+import { copyProject, ROOT } from "../harness.ts";
 
 const FOLDER = mkdtempSync(`${tmpdir()}/copy-`);
 const UPSTREAM = `${FOLDER}/heartbeat`;
@@ -40,11 +39,7 @@ function edit(folder: string, file: string, from: string | RegExp, to: string) {
 
 test("a copy is started, written into, and takes a newer version without a conflict", async () => {
   try {
-    for (const file of (await shell(ROOT, "git ls-files --cached --others --exclude-standard")).trim().split("\n")) {
-      if (!existsSync(`${ROOT}/${file}`)) continue;
-      mkdirSync(dirname(`${UPSTREAM}/${file}`), { recursive: true });
-      cpSync(`${ROOT}/${file}`, `${UPSTREAM}/${file}`);
-    }
+    copyProject(UPSTREAM);
     await shell(UPSTREAM, "git init --quiet && git add . && git commit --quiet --message old && git tag v2.0.0");
 
     await shell(FOLDER, START);

@@ -5,13 +5,12 @@
  */
 import assert from "node:assert/strict";
 import { execFile, spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname } from "node:path";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { ROOT, type Runtime, withService } from "../harness.ts";
+import { copyProject, ROOT, type Runtime, withService } from "../harness.ts";
 
 const ROUTES = `
   const { greeting } = await import("./words/greeting.ts");
@@ -67,11 +66,7 @@ const noEngine = spawnSync("docker", ["version"]).status === 0
   : missing("the images, as no Docker engine answers `docker version`");
 
 before(async () => {
-  const { stdout } = await promisify(execFile)("git", ["ls-files", "-z"], { cwd: ROOT });
-  for (const file of stdout.split("\0").filter((file) => file && existsSync(`${ROOT}/${file}`))) {
-    mkdirSync(dirname(`${copy}/${file}`), { recursive: true });
-    cpSync(`${ROOT}/${file}`, `${copy}/${file}`);
-  }
+  copyProject(copy);
   await shell("npm install zod && npm run lock");
   mkdirSync(`${copy}/words`);
   writeFileSync(`${copy}/words/greeting.ts`, "export const greeting = (name: string) => `Good day, ${name}`;\n");

@@ -3,25 +3,31 @@
  * the service that is shown in at the mark, under Node.js (BENCH_NODE names one that has SQLite) and under Deno.
  */
 import assert from "node:assert/strict";
-import { execFile, execFileSync, spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { promisify } from "node:util";
-import { denoPath, freePort, launch, missing, ROOT, type Runtime, until, withRoutesOf } from "../harness.ts";
+import {
+  copyProject,
+  denoPath,
+  freePort,
+  launch,
+  missing,
+  ROOT,
+  type Runtime,
+  until,
+  withRoutesOf,
+} from "../harness.ts";
 
 const README = readFileSync(`${ROOT}/README.md`, "utf8");
 const COPY = mkdtempSync(`${tmpdir()}/readme-`);
 after(() => rmSync(COPY, { recursive: true, force: true }));
 
-const files = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard"], { cwd: ROOT });
-for (const file of files.toString().trim().split("\n").filter((file) => existsSync(`${ROOT}/${file}`))) {
-  mkdirSync(dirname(`${COPY}/${file}`), { recursive: true });
-  cpSync(`${ROOT}/${file}`, `${COPY}/${file}`);
-}
+copyProject(COPY);
 
 /** The commands of the README, each with what it is shown to print. */
 const shown = [...README.matchAll(/^```sh\n(.+?)\n```\n\n```\n(.+?)\n```$/gms)].map(([, command, output]) =>
