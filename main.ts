@@ -518,6 +518,10 @@ function node() {
       const [KEPT] = Object.getOwnPropertySymbols(new Response());
       /** A response whose body cannot fail the adapter's way, which prints a stack and sends the error's text. */
       const watched = (response: Response, onError: (error: Error) => unknown): Response => {
+        // The adapter would make headers of pairs too late for their error to be caught.
+        if (KEPT in response && Array.isArray((response as unknown as Record<symbol, unknown[]>)[KEPT][2])) {
+          response.headers;
+        }
         const body = KEPT in response ? (response as unknown as Record<symbol, unknown[]>)[KEPT][1] : response.body;
         if (!(body instanceof ReadableStream)) return response;
         const { status, statusText, headers } = response;
@@ -553,8 +557,10 @@ function node() {
         const connections = new Map<Socket, { inFlight: Set<() => void>; newest: number; isLast: boolean }>();
         let isClosing = false;
         const upgraded = new Map<unknown, { close(code: number): void }>();
+        const isWebSocket = ({ headers }: IncomingMessage) => headers.upgrade?.toLowerCase() === "websocket";
         const server = createAdaptorServer({
-          serverOptions: { ServerResponse: CheckedResponse },
+          // Node.js 24.9 and later answer any other upgrade (h2c, TLS) like an ordinary request.
+          serverOptions: { ServerResponse: CheckedResponse, ...websocket && { shouldUpgradeCallback: isWebSocket } },
           hostname: "localhost", // of a request without Host: HTTP/1.0, as HAProxy checks
           websocket,
           fetch(request, env) {
@@ -597,6 +603,18 @@ function node() {
             for (const end of inFlight) end(); // Node.js 20 never closes pipelined responses whose client has left
           });
         });
+        // The adapter leaves an upgrade that is no WebSocket alone: its client waits, and a reset ends the process.
+        const [upgrade] = server.listeners("upgrade");
+        if (upgrade) {
+          server.removeAllListeners("upgrade").on(
+            "upgrade",
+            (incoming: IncomingMessage, socket: Socket, head: Uint8Array) => {
+              socket.on("error", () => {});
+              if (isWebSocket(incoming)) upgrade.call(server, incoming, socket, head);
+              else socket.resume().end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+            },
+          );
+        }
         websocket?.server.on("connection", (ws, incoming) => {
           connections.delete(incoming.socket);
           upgraded.set(incoming, ws);
@@ -622,6 +640,8 @@ function node() {
 function deno(): ReturnType<typeof node> {
   /** Nothing but an authority and one segment of a path: whatever the Host field held, it added nothing to the path. */
   const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
+  /** Header values that `Headers` takes and that end Deno with a panic when they are sent. */
+  const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
   /** Between two attempts to listen again. */
   const PAUSE_MS = 250;
   return {
@@ -655,6 +675,9 @@ function deno(): ReturnType<typeof node> {
       let isClosing = false;
       const prepare = (response: Response) => {
         if (response.bodyUsed) throw new TypeError("the route returned a response whose body was read already");
+        response.headers.forEach((value, name) => {
+          if (UNSENDABLE_PATTERN.test(value)) throw new TypeError(`the header ${name} holds a control character`);
+        });
         if (!isDraining() || response.status === 101) return response;
         const last = new Response(response.body, response); // the headers of some responses are immutable
         last.headers.set("Connection", "close");
