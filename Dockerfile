@@ -68,7 +68,7 @@ COPY --from=bundle /build/bundle /heartbeat
 # Its own addresses and static files are all that it may use, on any PORT. What your routes reach is added here.
 ENTRYPOINT ["/bin/tini", "-s", "-e", "143", "--", \
   "/bin/deno", "run", "--no-prompt", "--no-config", "--no-npm", "--no-remote", "--no-code-cache", \
-  "--allow-env", "--allow-read=/heartbeat/static", "--allow-net=0.0.0.0,127.0.0.1,[::],[::1],localhost", \
+  "--unstable-no-legacy-abort", "--allow-env", "--allow-read=/heartbeat/static", "--allow-net=0.0.0.0,127.0.0.1,[::],[::1],localhost", \
   "/heartbeat/main.js"]
 # The probe's own, whatever the service may do.
 HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \

@@ -1,331 +1,334 @@
 /**
- * heartbeat: an HTTP service in one file that serves, proves its own health and stops well.
+ * heartbeat 3.0.0: an HTTP service in one file that serves, proves its own health and stops well.
  *
- *     npx tsx main.ts                         serve under Node.js
- *     deno run -P --no-prompt main.ts         serve under Deno
+ *     npx tsx main.ts                         serve on Node.js
+ *     deno run -P --no-prompt main.ts         serve on Deno
  *     deno run -P --no-prompt main.ts --ping  ask the running instance for /healthz: exit 0 if it is healthy, 1 if not
  *
  * @module
  */
 import type { HttpBindings, WebSocketServerLike } from "@hono/node-server";
-import type { Context, ErrorHandler, Hono } from "hono";
-import type { IncomingMessage } from "node:http";
-import type { AddressInfo, Socket } from "node:net";
+import type { Hono } from "hono";
+import type { IncomingMessage, Server as HttpServer } from "node:http";
 
 /**
- * Your service: its routes, and what it needs and holds. It listens once this is done.
+ * Your service: its routes, and what it opens and closes. The server listens once this resolves.
  *
  * @param app Takes the routes: https://hono.dev/docs/api/routing
- * @param stopping Aborts when the drain begins: what streams or loops ends then
- * @returns What readiness depends on, what is to be closed at the end, and a WebSocket server for Node.js
+ * @param tools `stopping` aborts when the drain begins; `log(c, fields)` adds to the request's line in the log
+ * @returns Hooks: `ready` for /readyz, `close` for the end, `websocket` for Node.js
  */
-export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal }): Promise<Hooks | void> {
-  // ════════ YOUR ROUTES BEGIN HERE ════════ (a package by `await import("…")`, so that the probe does not load it)
+export async function addRoutes(app: App, { stopping, log }: Tools): Promise<Hooks | void> {
+  // ════════ YOUR ROUTES BEGIN HERE ════════ (import packages by `await import("…")`, so that --ping does not load them)
 
-  app.get("/", (c) => c.text(`heartbeat ${VERSION}: replace this route in main.ts with your own\n`));
+  app.get("/", (c) => c.text("It works: replace this route in main.ts with your own\n"));
 
   // ════════ YOUR ROUTES END HERE ════════
 }
 
-// ── What a service may use and return ──
+// ── What addRoutes() takes and returns ──
 
-/** The application that takes the routes. `c.env` is what the runtime gives with a request. */
+/** The application. `c.env` holds what the runtime gives with a request. */
 export type App = Hono<{
   Bindings: Partial<HttpBindings & Deno.ServeHandlerInfo<Deno.NetAddr>>;
   Variables: Record<string, unknown>;
 }>;
 
-/** What a service may return to be asked and told. */
-export interface Hooks {
-  /** Asked by /readyz, at most once a second: false, an error or no answer within a second is unready. */
-  ready?(): unknown;
-  /** Run after the drain, with what is left of its deadline and at least a second. */
-  close?(): unknown;
-  /** For Node.js, as its adapter takes it: https://hono.dev/docs/helpers/websocket */
-  websocket?: { server: WebSocketServerLike };
+/** What a service is given. */
+export interface Tools {
+  /** Aborted when the drain begins: end streams and loops on it. */
+  stopping: AbortSignal;
+  /** Adds fields to the request's line in the log. A field `error` sends the line to standard error. */
+  log(c: { env?: object }, fields: Record<string, unknown>): void;
 }
 
-const VERSION = "2.0.0";
+/** What a service may return. */
+export interface Hooks {
+  /** Called for /readyz, at most once a second. Unready: it returns false, fails or takes longer than a second. */
+  ready?(): unknown;
+  /** Called after the drain, with the rest of SHUTDOWN_TIMEOUT_MS and at least a second. */
+  close?(): unknown;
+  /** For Node.js, a WebSocketServer of `ws` with `noServer: true`: https://hono.dev/docs/helpers/websocket */
+  websocket?: { server: WebSocketServerLike & { clients?: Iterable<{ close(code: number): void }> } };
+}
 
 // ── The application ──
 
-/** How often `ready` is asked at most, and how long it may take. */
+/** The shortest time between two calls of `ready`, and the longest that one may take. */
 const READY_LIMIT_MS = 1000;
+const INTERNAL_ERROR = { error: "Internal Server Error" };
 
 /**
- * Builds the application. Hono is loaded here, for the probe does without.
+ * Builds the application with its health endpoints. Imports Hono here so that `--ping` does not load it.
  *
  * @param isDraining Whether the service was told to stop
- * @param ready Asked by /readyz
- * @returns It, to take routes
+ * @param ready Called for /readyz
+ * @returns The application, ready to take routes
  */
 export async function createApp(isDraining: () => boolean, ready: Hooks["ready"] = () => true): Promise<App> {
   const { Hono } = await import("hono");
   const app: App = new Hono();
   const isReady = shareReady(ready);
-
-  // Before the user's, so that no middleware of theirs can fail, delay or change what tells of health.
-  const check = (path: string, answer: (c: Context) => Response | Promise<Response>) =>
-    app.all(path, (c) => {
-      if (/^(GET|HEAD)$/.test(c.req.method)) return answer(c);
-      runtime.discardBody(c.req.raw);
-      return c.json({ error: "Method Not Allowed" }, 405, { Allow: "GET, HEAD" });
-    });
   const uncached = { "Cache-Control": "no-store" };
-  let healthy: Response | undefined;
-  check("/healthz", () => healthy ??= new Response(null, { headers: uncached }));
-  check("/readyz", async (c) => {
+  let healthy: Response | undefined; // one for all requests, because it has no body to use up
+
+  // Registered first: no middleware can break or delay the health endpoints.
+  app.get("/healthz", () => healthy ??= new Response(null, { headers: uncached }));
+  app.get("/readyz", async (c) => {
     const status = isDraining() ? "draining" : await isReady() ? "ready" : "unready";
     return c.json({ status }, status === "ready" ? 200 : 503, uncached);
   });
 
-  app.notFound((c) => {
-    runtime.discardBody(c.req.raw);
-    return c.json({ error: "Not Found" }, 404);
+  app.notFound((c) => c.json({ error: "Not Found" }, 404));
+  app.onError((error, c) => {
+    const response = "getResponse" in error ? error.getResponse() : undefined; // an HTTPException
+    if (!response || response.status >= 500) noteError(c.env, error);
+    // c.newResponse() and c.json() keep the headers that were set before the error.
+    return response ? c.newResponse(response.body, response) : c.json(INTERNAL_ERROR, 500);
   });
-  /** What an HTTPException under 500 tells the client: that is no error of the service. */
-  const clientFault = (error: Parameters<ErrorHandler>[0]) => {
-    const response = "getResponse" in error && error.getResponse();
-    return response && response.status < 500 && response;
-  };
-  const { onError } = app;
-  // A handler of the user's own takes the place of ours, and the log still tells.
-  app.onError = (handler) =>
-    onError((error, c) => {
-      if (!clientFault(error)) logError(target(c.req.raw), error);
-      return handler(error, c);
-    });
-  app.onError((error) => clientFault(error) || internalError());
   return app;
 }
 
-/** Asks `ready` at most once in READY_LIMIT_MS; what comes in between shares the outcome. Logs when that changes. */
+/** Calls `ready` at most once in READY_LIMIT_MS, shares its outcome until then, and logs each change of it. */
 function shareReady(ready: () => unknown): () => Promise<boolean> {
   let askedMs = -Infinity;
-  let wasReady = true;
+  let isReady = true;
   let outcome = Promise.resolve(true);
-  const ask = async () => {
-    if (await ready() === false) throw new Error("ready() returned false");
+  const settle = (value: boolean, reason?: unknown) => {
+    if (value && !isReady) print(toLine({ status: "ready" }));
+    if (!value && isReady) print(toLine({ status: "unready", ...errorFields(reason) }), runtime.writeError);
+    return isReady = value;
   };
-  const onError = (error: unknown) => wasReady && logError({ status: "unready" }, error);
   return () => {
     if (performance.now() - askedMs < READY_LIMIT_MS) return outcome;
     askedMs = performance.now();
-    return outcome = succeeds("ready()", ask, READY_LIMIT_MS, onError).then((isReady) => {
-      if (isReady && !wasReady) print(entry({ status: "ready" }));
-      return wasReady = isReady;
-    });
+    return outcome = within(READY_LIMIT_MS, "ready()", ready)
+      .then((value) => settle(value !== false, "ready() returned false"), (error) => settle(false, error));
   };
 }
 
-// ── Answers and the log ──
+// ── Requests in flight ──
 
-/** How long lines of the access log are gathered, to be written at once: a write costs as much as a request. */
+/** Answers requests and knows how many are in flight. */
+export type Handler = ReturnType<typeof createHandler>;
+
+/**
+ * Wraps the application: answers whatever its routes do, counts requests in flight, and logs each one when it is over.
+ *
+ * @param isDraining Whether each response is to close its connection
+ * @param accessLog Whether every request is logged, or only those that fail; health never is
+ */
+export function createHandler(app: App, isDraining: () => boolean, accessLog: boolean) {
+  let inFlight = 0;
+  let onIdle = () => {};
+  return {
+    inFlight: () => inFlight,
+    /** Resolves once nothing is in flight. */
+    idle: () => new Promise<void>((resolve) => inFlight === 0 ? resolve() : onIdle = resolve),
+    /**
+     * Answers a request. Returns a promise only where the route does, because the adapter of Node.js is faster without.
+     *
+     * @param env What the runtime gives with the request, one object each
+     * @param over Resolves to true once the response was sent, to false if its client left
+     */
+    answer(request: Request, env: object, over = Promise.resolve(true)): Response | Promise<Response> {
+      const startMs = accessLog ? performance.now() : 0;
+      const accept = (response: Response): Response => {
+        if (!(response instanceof Response && response.status)) throw new TypeError("the route returned no Response");
+        return runtime.prepare(response, request, env, isDraining());
+      };
+      const fail = (thrown: unknown): Response => {
+        noteError(env, thrown);
+        return accept(Response.json(INTERNAL_ERROR, { status: 500 }));
+      };
+      let response: Response | Promise<Response>;
+      inFlight++;
+      try {
+        const returned = app.fetch(request, env);
+        response = returned instanceof Promise ? returned.then(accept).catch(fail) : accept(returned);
+      } catch (thrown) {
+        response = fail(thrown);
+      }
+      over.then(async (isSent) => {
+        const { status } = await response; // its client may have left before
+        if (--inFlight === 0) onIdle();
+        if (accessLog || notes.has(env)) logRequest(request, env, status, startMs, isSent);
+      });
+      return response;
+    },
+  };
+}
+
+// ── The log ──
+
+/** Lines of the access log are gathered for this long, because one write costs as much as a request. */
 const GATHER_MS = 10;
-/** As much of what was thrown as a line holds. */
 const ERROR_LIMIT_CHARS = 400;
 const STACK_LIMIT_CHARS = 1000;
 
+/** Further fields of a request's line, by its `env`; most requests have none. */
+const notes = new WeakMap<object, Record<string, unknown>>();
+
+/** Adds fields to a request's line; does nothing without an `env`, as in `app.request()`. */
+const log: Tools["log"] = ({ env }, fields) => env && notes.set(env, Object.assign(notes.get(env) ?? {}, fields));
+
+/** Notes what was thrown. After the client left, that is no error of the service. */
+const noteError = (env: object, thrown: unknown) =>
+  env && log({ env }, runtime.hasClientLeft(env, thrown) ? { incomplete: true } : errorFields(thrown));
+
+/** Logs a request that is over: on standard error if it failed. `startMs` is 0 where the access log is off. */
+function logRequest({ method, url }: Request, env: object, status: number, startMs: number, isSent: boolean): void {
+  const path = url.replace(/^\w+:\/\/[^/]*|[?#].*/g, ""); // without the query, which may hold secrets
+  if (path === "/healthz" || path === "/readyz") return;
+  const note = notes.get(env);
+  const ms = startMs && Math.round((performance.now() - startMs) * 1000) / 1000;
+  const line = toLine({ method, path, status, ms, incomplete: !isSent || note?.incomplete || undefined }, note);
+  if (note?.error !== undefined) print(line, runtime.writeError);
+  else if (startMs && gathered.push(line) === 1) setTimeout(flush, GATHER_MS);
+}
+
+/** A line of the log, in milliseconds since 1970. Further fields replace none of the usual ones. */
+function toLine(fields: object, more?: object): string {
+  const usual = { time: Date.now(), ...fields };
+  try {
+    return JSON.stringify(more ? { ...usual, ...more, ...usual, toJSON: undefined } : usual);
+  } catch (error) { // a BigInt or a cycle
+    return JSON.stringify({ ...usual, unloggable: errorMessage(error) });
+  }
+}
+
+/** Describes what was thrown, which may be anything, in bounded fields. */
+function errorFields(thrown: unknown) {
+  const { cause, stack } = thrown instanceof Error ? thrown : {} as Partial<Error>;
+  const places = `${stack}`.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS);
+  return { error: toText(thrown), cause: cause && toText(cause), stack: places };
+}
+
+/** An object that is no Error may have no text. */
+const toText = (value: unknown) =>
+  (value instanceof Error || typeof value !== "object" ? String(value) : "an object").slice(0, ERROR_LIMIT_CHARS);
+
 const gathered: string[] = [];
 
+/** Prints the gathered lines. */
 function flush(): void {
   if (gathered.length > 0) print(gathered.splice(0).join("\n"));
 }
 
-/** Prints a line. That it cannot (a full disk, a closed pipe) must change neither an answer nor an exit code. */
-function print(line: string, write: (line: string) => unknown = console.log): void {
-  flush();
+/** Prints a text and a line break; ignores a failed write (full disk, closed pipe). */
+function print(text: string, write: (text: string) => unknown = runtime.writeOut): void {
   try {
-    write(line);
-  } catch { /* nobody is left to tell */ }
-}
-
-let stamped = "";
-let stampedMs = 0;
-
-/** The time, written once a millisecond: that costs more than the rest of a line. */
-function timestamp(): string {
-  const nowMs = Date.now();
-  if (nowMs !== stampedMs) stamped = new Date(stampedMs = nowMs).toISOString();
-  return stamped;
-}
-
-/** A line of the log. */
-const entry = (fields: object) => JSON.stringify({ time: timestamp(), ...fields });
-
-/** What a request asked for, without the query, which may hold secrets. Not by new URL(): that refuses some hosts. */
-const target = ({ method, url }: Request) => ({ method, path: url.replace(/^\w+:\/\/[^/]*|[?#].*/g, "") });
-
-/** Logs in one line what was thrown, which may be anything, and where. */
-function logError(context: object, thrown: unknown): void {
-  let error: string = typeof thrown;
-  let cause, stack;
-  try {
-    error = String(thrown).slice(0, ERROR_LIMIT_CHARS);
-    ({ cause } = thrown as Error);
-    cause &&= String(cause).slice(0, ERROR_LIMIT_CHARS);
-    stack = (thrown as Error).stack?.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS);
-  } catch { /* it has no text, or is null or undefined */ }
-  print(entry({ ...context, error, cause, stack }), console.error);
-}
-
-/** What a client learns of a failure. */
-const internalError = () => Response.json({ error: "Internal Server Error" }, { status: 500 });
-
-/** What answers requests, and counts those in flight. */
-export type Handler = ReturnType<typeof createHandler>;
-
-/**
- * Makes an application answer whatever its routes do, and tell of it.
- *
- * @param accessLog Whether a request prints a line when it is over; one for health never does
- */
-export function createHandler(app: App, accessLog: boolean) {
-  const RuntimeResponse = Response; // the adapter of Node.js will put a subclass in its place
-  let inFlight = 0;
-  let onIdle = () => {};
-  return {
-    /**
-     * @param env What the runtime gives with the request
-     * @param prepare The runtime's last word on a response; may throw
-     * @returns The response, and what is to be called once, when that was sent or its client is gone
-     */
-    answer(request: Request, env: object, prepare: (response: Response) => Response) {
-      const startMs = accessLog ? performance.now() : 0; // which costs a tenth of a request
-      inFlight++;
-      const finish = (response: Response) => {
-        if (response instanceof RuntimeResponse && response.status !== 0) return prepare(response); // 0: a network error
-        throw new TypeError(`the route returned ${response === null ? null : typeof response}, no response to send`);
-      };
-      const fail = (thrown: unknown) => {
-        logError(target(request), thrown);
-        return prepare(internalError());
-      };
-      let response: Response | Promise<Response>;
-      try {
-        const returned = app.fetch(request, env);
-        response = returned instanceof Promise ? returned.then(finish).catch(fail) : finish(returned);
-      } catch (thrown) {
-        response = fail(thrown);
-      }
-      const sent = async (isComplete: boolean, sentStatus?: number) => {
-        // A client may leave before its route is done.
-        const { status } = response instanceof Promise ? await response : response;
-        if (--inFlight === 0) onIdle();
-        if (!accessLog) return;
-        const { method, path } = target(request);
-        if (path === "/healthz" || path === "/readyz") return;
-        const ms = Math.round((performance.now() - startMs) * 1000) / 1000;
-        const incomplete = !isComplete || undefined;
-        const line = JSON.stringify({ time: timestamp(), method, path, status: sentStatus ?? status, ms, incomplete });
-        if (gathered.push(line) === 1) setTimeout(flush, GATHER_MS);
-      };
-      return { response, sent };
-    },
-    inFlight: () => inFlight,
-    /** Resolves once nothing is in flight. */
-    idle: () => new Promise<void>((resolve) => inFlight === 0 ? resolve() : onIdle = resolve),
-  };
+    write(text);
+  } catch { /* nobody can be told */ }
 }
 
 // ── The server ──
 
-/** A signal this soon after the first is the same one: under `npm start` a terminal's Ctrl-C arrives twice. */
-const SAME_SIGNAL_MS = 500;
-/** What `close` gets at least. */
-const CLOSE_LEAST_MS = 1000;
+/** The shortest time that `close` gets. */
+const CLOSE_MIN_MS = 1000;
+
+/** A listening server. `close` stops accepting, and resolves once nothing is in flight. */
+type Listener = { port: number; close(): Promise<unknown> };
 
 /**
  * Serves until a signal, then drains.
  *
- * @returns The exit code: 0 once every request in flight is answered and all is closed, 1 if not, or if it cannot listen
+ * @returns The exit code: 0 if every request in flight was answered and `close` succeeded, else 1
+ * @throws {Error} in one line, if addRoutes() fails or it cannot listen
  */
-async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings): Promise<number> {
-  let hooks: Hooks = {};
-  let isStarted = false;
-  let signalledMs = -1;
-  const isDraining = () => signalledMs >= 0;
-  const stopped = new Promise<void>((resolve) => {
-    const stop = () => {
-      if (!isStarted) runtime.exit(0); // nothing is in flight
-      else if (!isDraining()) {
-        signalledMs = performance.now();
-        print(`Draining, requests in flight: ${handler.inFlight()}`);
-        resolve();
-      } else if (performance.now() - signalledMs > SAME_SIGNAL_MS) {
-        print(`Cut by a second signal, requests in flight: ${handler.inFlight()}`, console.error);
-        runtime.exit(1);
-      }
-    };
-    runtime.onSignal(stop);
-  });
-  runtime.onExit(flush);
+async function serve(settings: Settings): Promise<number> {
+  const { host, port, accessLog, drainDelayMs, shutdownTimeoutMs } = settings;
+  let exitCode = 0;
 
-  const app = await createApp(isDraining, () => hooks.ready?.());
-  const handler = createHandler(app, accessLog);
-  const listen = await runtime.loadServer();
+  // Start.
+  let isDraining = false;
+  let hooks: Hooks = {};
   const stopping = new AbortController();
   runtime.allowListeners(stopping.signal);
-  try {
-    hooks = await addRoutes(app, { stopping: stopping.signal }) ?? {};
-  } catch (error) {
-    logError({ during: "addRoutes()" }, error);
-    return 1;
-  }
-  isStarted = true;
+  const app = await createApp(() => isDraining, () => hooks.ready?.());
+  const handler = createHandler(app, () => isDraining, accessLog);
+  hooks = await addRoutes(app, { stopping: stopping.signal, log }).catch((error) => {
+    throw new Error(toLine({ during: "addRoutes()", ...errorFields(error) }));
+  }) ?? {};
 
-  /** Runs the user's close() and tells whether it succeeded in time. */
-  const close = (leftMs: number) => {
-    const ms = Math.max(CLOSE_LEAST_MS, Math.round(leftMs));
-    return succeeds("close()", () => hooks.close?.(), ms, (error) => logError({ during: "close()" }, error));
-  };
-  const listener = await listen(host, port, handler, isDraining, hooks).catch((error) =>
-    print(`Cannot listen on ${authority(host, port)}: ${errorMessage(error)}`, console.error)
-  );
-  if (!listener) {
-    await close(shutdownTimeoutMs);
-    return 1;
-  }
+  // Listen.
+  const signal = firstSignal(handler);
+  const listener = await runtime.listen(settings, handler, hooks).catch((error) => {
+    throw new Error(`Cannot listen on ${authority(host, port)}: ${errorMessage(error)}`);
+  });
   print(`Listening on http://${authority(host, listener.port)}`);
 
-  await stopped;
+  // Wait for the signal.
+  await signal;
+  isDraining = true;
+  print(`Draining, requests in flight: ${handler.inFlight()}`);
+
+  // Delay: a balancer sees /readyz fail and sends no more.
   await sleep(drainDelayMs);
+
+  // Drain.
   const deadlineMs = performance.now() + shutdownTimeoutMs;
+  const leftMs = () => Math.max(CLOSE_MIN_MS, Math.round(deadlineMs - performance.now()));
   stopping.abort();
-  const isDrained = await succeeds("the drain", () => listener.close(handler.idle()), shutdownTimeoutMs, () => {
+  await within(shutdownTimeoutMs, "the drain", listener.close).catch(() => {
+    exitCode = 1;
     const left = handler.inFlight() || "none, but connections still open";
-    print(`Cut after ${shutdownTimeoutMs} ms, requests in flight: ${left}`, console.error);
+    print(`Cut after ${shutdownTimeoutMs} ms, requests in flight: ${left}`, runtime.writeError);
   });
-  const isClosed = await close(deadlineMs - performance.now());
-  return isDrained && isClosed ? 0 : 1;
+
+  // Close.
+  await within(leftMs(), "close()", () => hooks.close?.()).catch((error) => {
+    exitCode = 1;
+    print(toLine({ during: "close()", ...errorFields(error) }), runtime.writeError);
+  });
+  flush();
+  await within(leftMs(), "the log", runtime.written).catch(() => {}); // nobody reads it
+  return exitCode;
+}
+
+/** A signal this soon after the first is the same one: under `npm start` a terminal's Ctrl-C arrives twice. */
+const SAME_SIGNAL_MS = 500;
+
+/** Resolves at the first SIGTERM or SIGINT; a second one ends the process with exit code 1. */
+function firstSignal(handler: Handler): Promise<void> {
+  let firstMs: number | undefined;
+  return new Promise((resolve) => {
+    runtime.onSignal(() => {
+      firstMs ??= performance.now();
+      resolve();
+      if (performance.now() - firstMs < SAME_SIGNAL_MS) return;
+      flush();
+      print(`Cut by a second signal, requests in flight: ${handler.inFlight()}`, runtime.writeError);
+      runtime.exit(1);
+    });
+  });
 }
 
 // ── The probe ──
 
-/** As much of an answer as the probe reads; Node.js sets its requests the same limit. */
+/** The longest response head that the probe reads. */
 const HEAD_LIMIT_BYTES = 16_384;
-/** A status line, then fields: https://www.rfc-editor.org/rfc/rfc9112#section-2.1 */
-const HEAD_PATTERN = /^HTTP\/1\.[01] ([1-5]\d\d)(?: [^\0\r\n]*)?\r\n(?:[!#$%&'*+.^_`|~\w-]+:[^\0\r\n]*\r\n)*\r\n/;
 /** The unspecified address of either family, however it is written. */
 const WILDCARD_PATTERN = /^[0.:]+$/;
 
-/** What a probe found: a refused connection is unhealthy too, but nothing is wedged that does not listen. */
+/** What a probe found. `refused` is unhealthy but never healed: nothing listens yet, or any more. */
 export type Finding = { outcome: "healthy" | "unhealthy" | "refused"; text: string };
 
 /**
- * Asks the instance that the settings describe for its health. Over a plain socket, for an HTTP client costs more
- * than the rest of the probe, obeys proxies and refuses some ports.
+ * Asks the instance that the settings describe for /healthz. Uses a plain socket because an HTTP client costs more than
+ * the rest of the probe, obeys proxies and refuses some ports.
  *
- * @throws {Error} in one line, if the port cannot be known
+ * @returns What it found, with one line of text
+ * @throws {Error} in one line, if the settings do not tell the port
  */
 export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<Finding> {
   if (port === 0) throw new Error("Cannot probe PORT=0: set it to the port that the service listens on");
-  const target = !WILDCARD_PATTERN.test(host) ? host : host.includes(":") ? "::1" : "127.0.0.1";
-  const url = new URL(`http://${authority(target, port)}/healthz`);
-  const request = `GET ${url.pathname} HTTP/1.1\r\nHost: ${url.host}\r\nConnection: close\r\n\r\n`;
+  const address = !WILDCARD_PATTERN.test(host) ? host : host.includes(":") ? "::1" : "127.0.0.1";
+  const url = `http://${authority(address, port)}/healthz`;
+  const request = `GET /healthz HTTP/1.1\r\nHost: ${authority(address, port)}\r\nConnection: close\r\n\r\n`;
   const deadline = AbortSignal.timeout(pingTimeoutMs);
   try {
-    const status = await readStatus(runtime.exchange(target, port, request, deadline));
+    const status = await readStatus(runtime.exchange(address, port, request, deadline));
     const outcome = status === 200 ? "healthy" : "unhealthy";
     return { outcome, text: `${outcome}: ${url} answered ${status}` };
   } catch (error) {
@@ -336,7 +339,7 @@ export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<Fi
 }
 
 /**
- * Reads a response to the end of its head.
+ * Reads a response to the end of its head: https://www.rfc-editor.org/rfc/rfc9112#section-4
  *
  * @param chunks The bytes of the response, split anywhere
  * @returns The status code
@@ -346,68 +349,75 @@ export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<num
   let head = "";
   for await (const chunk of chunks) {
     head += String.fromCharCode(...chunk.subarray(0, HEAD_LIMIT_BYTES - head.length));
-    if (head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES || /^[^H]/.test(head)) break;
+    if (head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES || !head.startsWith("H")) break;
   }
-  const match = HEAD_PATTERN.exec(head);
-  if (match) return Number(match[1]);
+  const [, status] = /^HTTP\/1\.[01] ([1-5]\d\d)[ \r][^]*\r\n\r\n/.exec(head) ?? [];
+  if (status) return Number(status);
   throw new Error(`sent no HTTP response head in ${head.length} bytes: ${quote(head)}`);
 }
 
-// ── Healing: what plain Docker leaves to us ──
+// ── Healing: plain Docker restarts what ended, not what is unhealthy ──
 
-/** What one probe tells the next, in memory: which life of process 1 it is about, then when each failure was. */
+/** What one probe tells the next: the life of process 1, then how many probes failed in a row and since when. */
 const STREAK_FILE = "/dev/shm/heartbeat-streak";
-/** So many failures turn a container unhealthy: Docker is to tell of it before anything is ended. */
-const LEAST_FAILURES = 3;
-const INIT_PATTERN = /^(\S*\/)?(tini|docker-init|dumb-init|catatonit)\0/;
+/** So many failures turn a container unhealthy: Docker tells of it before the service is ended. */
+const FAILURES_MIN = 3;
+const INIT_PATTERN = /(^|\/)(tini|docker-init|dumb-init|catatonit)$/;
+/** What process 1 begins with in an image of another architecture. */
+const EMULATOR_PATTERN = /qemu|rosetta/;
 
 /**
- * Notes what a probe found, and ends a service that has failed for `healAfterMs` without a break. Its init passes the
- * signal on; SIGALRM ends either runtime natively, though its event loop turns for ever, and after SIGCONT a stopped one.
+ * Notes what a probe found, and ends a service whose probes failed for `healAfterMs` without a break. The init passes
+ * the signal on. SIGALRM ends either runtime, even in an endless loop; SIGCONT lets a stopped one end.
  *
- * @returns What it did, or why it did nothing
+ * @returns What it did, or why it did nothing; nothing for a healthy probe
  */
-export function heal({ outcome }: Finding, healAfterMs: number): string {
+export function heal({ outcome }: Finding, healAfterMs: number): string | void {
   try {
     const life = runtime.readFile("/proc/1/stat").replace(/^.*\) /, "").split(" ")[19]; // proc_pid_stat(5): starttime
-    if (outcome === "healthy") {
-      runtime.writeFile(STREAK_FILE, life);
-      return "";
-    }
+    if (outcome === "healthy") return runtime.writeFile(STREAK_FILE, life);
     if (outcome === "refused") return "not counted: nothing listens";
-    const command = attempt(() => runtime.readFile("/proc/1/cmdline"));
-    const [its, own] = ["1", "self"].map((id) => attempt(() => runtime.readLink(`/proc/${id}/ns/mnt`)));
-    const isInit = INIT_PATTERN.test(command) && command.includes(`\0${import.meta.filename}\0`);
-    if (!isInit || !its || its !== own) return "refused: process 1 is not this container's init";
-    const [notedLife, ...noted] = attempt(() => runtime.readFile(STREAK_FILE)).split(" ");
-    if (notedLife !== life) return "not counted: never healthy";
-    const nowMs = Date.now();
-    const failuresMs = noted.map(Number);
-    if (failuresMs.some((ms) => !(ms <= nowMs))) failuresMs.length = 0; // the clock was set back
-    const sinceMs = nowMs - (failuresMs[0] ?? nowMs);
-    if (failuresMs.length < LEAST_FAILURES || sinceMs < healAfterMs) {
-      runtime.writeFile(STREAK_FILE, [life, ...failuresMs, nowMs].join(" "));
-      return `noted: ${failuresMs.length + 1} failures in ${sinceMs} ms, HEAL_AFTER_MS=${healAfterMs}`;
+    const isHere = runtime.readFile("/proc/1/mountinfo") === runtime.readFile("/proc/self/mountinfo");
+    const isInit = isInitOf(runtime.entry(), runtime.readFile("/proc/1/cmdline").split("\0"));
+    if (!isHere || !isInit) return "refused: process 1 is not this container's init";
+    const nowMs = Number(runtime.readFile("/proc/uptime").split(" ")[0]) * 1000; // a clock that nobody sets
+    const [notedLife, failures = 0, sinceMs = nowMs] = runtime.readFile(STREAK_FILE).split(" ").map(Number);
+    if (notedLife !== Number(life)) return "not counted: never healthy";
+    const lastedMs = Math.round(nowMs - sinceMs);
+    if (failures < FAILURES_MIN || lastedMs < healAfterMs) {
+      runtime.writeFile(STREAK_FILE, `${life} ${failures + 1} ${sinceMs}`);
+      return `noted: ${failures + 1} failures in ${lastedMs} ms, HEAL_AFTER_MS=${healAfterMs}`;
     }
     for (const signal of ["SIGALRM", "SIGCONT"] as const) runtime.kill(1, signal);
-    return `ended the service after ${sinceMs} ms`;
+    return `ended the service after ${lastedMs} ms`;
   } catch (error) {
-    return `cannot note: ${quote(errorMessage(error))}`;
+    const isMissing = (error as { code?: string }).code === "ENOENT"; // no probe has written the file
+    return isMissing ? "not counted: never healthy" : `cannot note: ${quote(errorMessage(error))}`;
   }
+}
+
+/**
+ * Whether a process is an init that runs a program.
+ *
+ * @param program The path of the program
+ * @param args The command line of the process: https://man7.org/linux/man-pages/man5/proc_pid_cmdline.5.html
+ */
+export function isInitOf(program: string, args: string[]): boolean {
+  return INIT_PATTERN.test(args.find((arg) => !EMULATOR_PATTERN.test(arg)) ?? "") && args.includes(program);
 }
 
 // ── Settings ──
 
-/** The longest delay a timer takes; a longer one would fire at once. */
-const TIMER_LIMIT_MS = 2_147_483_647;
+/** The longest delay that a timer takes; a longer one would fire at once. */
+const TIMER_MAX_MS = 2_147_483_647;
 
-/** What the environment tells the service and the probe alike. */
+/** The settings of the service and the probe. */
 export type Settings = ReturnType<typeof readSettings>;
 
 /**
  * Reads the settings; an empty variable counts as unset.
  *
- * @param env Gives a variable's value by its name
+ * @param env Returns a variable's value by its name
  * @throws {Error} in one line that names a malformed variable and its value
  */
 export function readSettings(env: (name: string) => string | undefined) {
@@ -416,13 +426,13 @@ export function readSettings(env: (name: string) => string | undefined) {
     if (isValid(text)) return text;
     throw new Error(`Cannot parse ${name} as it must be ${rule}: current value is ${quote(text)}`);
   };
-  const integer = (name: string, fallback: string, least: number, most = TIMER_LIMIT_MS) => {
-    const isValid = (text: string) => `${parseInt(text)}` === text && +text >= least && +text <= most;
-    return Number(read(name, fallback, `an integer from ${least} to ${most}`, isValid));
+  const integer = (name: string, fallback: string, min: number, max = TIMER_MAX_MS) => {
+    const isValid = (text: string) => `${parseInt(text)}` === text && +text >= min && +text <= max;
+    return Number(read(name, fallback, `an integer from ${min} to ${max}`, isValid));
   };
   return {
     port: integer("PORT", "8080", 0, 65_535),
-    host: read("HOST", "0.0.0.0", "an IP address or a host name", isHost),
+    host: read("HOST", "0.0.0.0", "an IP address or a host name", (text) => /^[\w.:-]+$/.test(text)),
     pingTimeoutMs: integer("PING_TIMEOUT_MS", "3000", 1),
     drainDelayMs: integer("DRAIN_DELAY_MS", "0", 0),
     shutdownTimeoutMs: integer("SHUTDOWN_TIMEOUT_MS", "8000", 0),
@@ -431,339 +441,291 @@ export function readSettings(env: (name: string) => string | undefined) {
   };
 }
 
-/** Whether the URL parser takes a text for a host as it stands: https://url.spec.whatwg.org/#host-parsing */
-function isHost(text: string): boolean {
-  const host = attempt(() => new URL(`http://${bracketed(text)}`).host);
-  return text.includes(":") ? host !== "" && /^[\da-f:.]+$/i.test(text) : host === text.toLowerCase();
-}
-
 // ── Text and time ──
 
-/** What can be read, or nothing. */
-function attempt(read: () => string): string {
-  try {
-    return read();
-  } catch {
-    return "";
-  }
-}
-
-/** As much of others' text as a message quotes: escaped, a character takes up to six. */
+/** Escaped, a character takes up to six. */
 const QUOTE_LIMIT_CHARS = 64;
 
-/** Others' text as a message shows it: quoted, bounded, printable ASCII. */
+/** Quotes a text of unknown origin: bounded, printable ASCII. */
 const quote = (text: string) => JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
 
-/** What went wrong, in the runtime's words; the error of several addresses at once has only a code. */
+/** The runtime's words for an error; one of several addresses at once has only a code. */
 const errorMessage = (error: unknown) => (error as Error).message || `${(error as { code?: string }).code}`;
 
-/** A host as a URL has it: https://www.rfc-editor.org/rfc/rfc3986#section-3.2.2 */
-const bracketed = (host: string) => host.includes(":") ? `[${host}]` : host;
-
-const authority = (host: string, port: number) => `${bracketed(host)}:${port}`;
+/** A host and a port as in a URL: https://www.rfc-editor.org/rfc/rfc3986#section-3.2 */
+const authority = (host: string, port: number) => `${host.includes(":") ? `[${host}]` : host}:${port}`;
 
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
-/** Whether what is run succeeds within a time; hands on why not. */
-async function succeeds(name: string, run: () => unknown, ms: number, onError: (error: unknown) => unknown) {
+/** Resolves to what `run` returns; rejects if it throws or takes longer than `ms`. */
+async function within<T>(ms: number, name: string, run: () => T): Promise<Awaited<T>> {
   const late = sleep(ms).then(() => Promise.reject(new Error(`${name} took more than ${ms} ms`)));
-  try {
-    await Promise.race([(async () => await run())(), late]);
-    return true;
-  } catch (error) {
-    onError(error);
-    return false;
-  }
+  return await Promise.race([late, (async () => await run())()]);
 }
 
-// ── The runtimes: all that differs between them ──
+// ── Node.js ──
+
+/** Idle connections stay open for longer than any balancer keeps them (Google's: 600 s), or it sends into a closed one. */
+const KEEP_ALIVE_MS = 620_000;
+
+/** What the adapter gives with a request; an upgrade comes without `outgoing`. */
+type NodeEnv = Partial<HttpBindings>;
 
 function node() {
-  const fs = () => process.getBuiltinModule("node:fs");
   return {
     args: process.argv.slice(2),
+    entry: () => `${process.argv[1]}`,
     env: (name: string) => process.env[name],
     exit: (code: number) => process.exit(code),
-    writeOut: (line: string): unknown => console.log(line),
-    writeError: (line: string): unknown => console.error(line),
-    readFile: (path: string) => fs().readFileSync(path, "utf8"),
-    writeFile: (path: string, text: string) => fs().writeFileSync(path, text),
-    readLink: (path: string) => fs().readlinkSync(path),
+    writeOut: (text: string): unknown => console.log(text),
+    writeError: (text: string): unknown => console.error(text),
+    /** Resolves once all output is written, because process.exit() drops what a pipe has not taken yet. */
+    written: () => Promise.all([process.stdout, process.stderr].map((out) => new Promise((end) => out.write("", end)))),
+    readFile: (path: string) => process.getBuiltinModule("node:fs").readFileSync(path, "utf8"),
+    writeFile: (path: string, text: string) => process.getBuiltinModule("node:fs").writeFileSync(path, text),
     kill: (id: number, signal: "SIGALRM" | "SIGCONT"): unknown => process.kill(id, signal),
     onSignal: (handler: () => void): unknown => process.on("SIGTERM", handler).on("SIGINT", handler),
-    onExit: (handler: () => void): unknown => process.on("exit", handler),
+    /** Node.js 20 warns of more than ten listeners on a signal. */
     allowListeners: (signal: AbortSignal) => process.getBuiltinModule("node:events").setMaxListeners(0, signal),
-    discardBody: (_request: Request): unknown => null, // the adapter does it by itself
-    /** Whether this file was started, not imported; Node.js before 24.2 does not tell. */
-    isProgram() {
-      const { existsSync, realpathSync } = fs();
-      const [, path = ""] = process.argv; // tsx takes it without its extension, too
-      return import.meta.main ?? (existsSync(path) ? realpathSync(path) : `${path}.ts`) === import.meta.filename;
-    },
-    /** Sends a request over TCP and gives what comes back; throws once the signal aborts. */
+    /** Sends a request over TCP and returns the response; throws once the signal aborts. */
     exchange(host: string, port: number, request: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
       const socket = process.getBuiltinModule("node:net").connect({ host, port, signal });
       socket.write(request);
       return socket;
     },
-    /** Loads what listens, and with it the classes that the user's responses are made of. */
-    async loadServer() {
-      // A log that nobody can take must not end the service.
-      for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-      const { ServerResponse } = process.getBuiltinModule("node:http");
-      const { createAdaptorServer, getRequestListener } = await import("@hono/node-server");
-      const RuntimeResponse = Response;
-      getRequestListener(() => new Response()); // a response of the runtime's own class would be slow
-      // Where the adapter keeps what a response was made of, to send it as it is; to read its body would end that.
-      const [KEPT] = Object.getOwnPropertySymbols(new Response());
-      /** A response whose body cannot fail the adapter's way, which prints a stack and sends the error's text. */
-      const watched = (response: Response, onError: (error: Error) => unknown): Response => {
-        // The adapter would make headers of pairs too late for their error to be caught.
-        if (KEPT in response && Array.isArray((response as unknown as Record<symbol, unknown[]>)[KEPT][2])) {
-          response.headers;
-        }
-        const body = KEPT in response ? (response as unknown as Record<symbol, unknown[]>)[KEPT][1] : response.body;
-        if (!(body instanceof ReadableStream)) return response;
-        const { status, statusText, headers } = response;
-        let leftBytes = Number(headers.get("Content-Length") ?? Infinity);
-        const { readable, writable } = new TransformStream({
-          transform(chunk, controller) {
-            controller.enqueue(chunk);
-            leftBytes -= chunk?.length;
-            if (leftBytes === 0) controller.terminate(); // a client may leave before the body says that it was the last
-          },
-        });
-        const chunks = new RuntimeResponse(body).body!; // throws if it was read already, or is locked
-        chunks.pipeTo(writable, { preventAbort: true }).catch((error) => leftBytes === 0 || onError(error));
-        return new Response(readable, { status, statusText, headers });
-      };
-      // The adapter checks no header: what is thrown here would end the process.
-      class CheckedResponse<Request extends IncomingMessage> extends ServerResponse<Request> {
-        override writeHead(...args: unknown[]) {
-          try {
-            return Reflect.apply(super.writeHead, this, args);
-          } catch (error) {
-            return this.destroy(error as Error);
-          }
-        }
-        override destroy(error?: Error) {
-          if (error) this.socket?.resetAndDestroy(); // of HTTP/1.0 any other end would be a complete answer
-          return super.destroy(error);
-        }
-      }
-      /** Listens; what it returns stops accepting, and resolves when `idle` has and all of it is sent. */
-      return async (host: string, port: number, handler: Handler, isDraining: () => boolean, { websocket }: Hooks) => {
-        /** What ends each request in flight, the newest of them, and whether the response that closes it is on its way. */
-        const connections = new Map<Socket, { inFlight: Set<() => void>; newest: number; isLast: boolean }>();
-        let isClosing = false;
-        const upgraded = new Map<unknown, { close(code: number): void }>();
-        const isWebSocket = ({ headers }: IncomingMessage) => headers.upgrade?.toLowerCase() === "websocket";
-        const server = createAdaptorServer({
-          // Node.js 24.9 and later answer any other upgrade (h2c, TLS) like an ordinary request.
-          serverOptions: { ServerResponse: CheckedResponse, ...websocket && { shouldUpgradeCallback: isWebSocket } },
-          hostname: "localhost", // of a request without Host: HTTP/1.0, as HAProxy checks
-          websocket,
-          fetch(request, env) {
-            const { incoming, outgoing } = env as Pick<HttpBindings, "incoming"> & Partial<HttpBindings>;
-            if (!outgoing) {
-              const { response, sent } = handler.answer(request, env, (response) => response);
-              const end = () => sent(!incoming.socket.destroyed, upgraded.has(incoming) ? 101 : undefined);
-              Promise.resolve(response).then(() => setImmediate(end));
-              return response;
-            }
-            const { socket } = incoming;
-            const connection = connections.get(socket)!;
-            // What is pipelined behind a last response is not run, for it could not be answered.
-            if (connection.isLast) return new Promise<Response>(() => {});
-            const ordinal = ++connection.newest; // not the response: what is held so long fills the old generation
-            const { response, sent } = handler.answer(request, env, (response) => {
-              if (isDraining() && connection.newest === ordinal) {
-                connection.isLast = true;
-                outgoing.setHeader("Connection", "close");
-              }
-              // A client that has left is no error of the body.
-              return watched(response, (error) => socket.destroyed || outgoing.destroy(error));
-            });
-            const end = () => {
-              if (!connection.inFlight.delete(end)) return;
-              if (outgoing.errored) logError(target(request), outgoing.errored);
-              sent(outgoing.writableFinished && !outgoing.errored);
-              if (isClosing && connection.inFlight.size === 0) socket.destroySoon();
-            };
-            connection.inFlight.add(end);
-            outgoing.on("close", end);
-            return response;
-          },
-        });
-        server.on("connection", (socket: Socket) => {
-          const inFlight = new Set<() => void>();
-          connections.set(socket, { inFlight, newest: 0, isLast: false });
-          socket.on("close", () => {
-            connections.delete(socket);
-            for (const end of inFlight) end(); // Node.js 20 never closes pipelined responses whose client has left
-          });
-        });
-        // The adapter leaves an upgrade that is no WebSocket alone: its client waits, and a reset ends the process.
-        const [upgrade] = server.listeners("upgrade");
-        if (upgrade) {
-          server.removeAllListeners("upgrade").on(
-            "upgrade",
-            (incoming: IncomingMessage, socket: Socket, head: Uint8Array) => {
-              socket.on("error", () => {});
-              if (isWebSocket(incoming)) upgrade.call(server, incoming, socket, head);
-              else socket.resume().end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-            },
-          );
-        }
-        websocket?.server.on("connection", (ws, incoming) => {
-          connections.delete(incoming.socket);
-          upgraded.set(incoming, ws);
-          ws.on("close", () => upgraded.delete(incoming));
-        });
-        await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, host, resolve));
-        return {
-          port: (server.address() as AddressInfo).port,
-          close(idle: Promise<void>) {
-            isClosing = true;
-            // http.Server's own close() would cut the connections whose response is written but not yet sent.
-            process.getBuiltinModule("node:net").Server.prototype.close.call(server);
-            for (const ws of upgraded.values()) ws.close(1001); // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
-            for (const [socket, { inFlight }] of connections) if (inFlight.size === 0) socket.destroySoon();
-            return idle;
-          },
-        };
-      };
+    hasClientLeft: (env: NodeEnv, _thrown: unknown) => env.incoming?.socket.destroyed,
+    prepare: prepareOnNode,
+    listen: listenOnNode,
+  };
+}
+
+async function listenOnNode({ host, port }: Settings, handler: Handler, { websocket }: Hooks): Promise<Listener> {
+  const { createAdaptorServer } = await import("@hono/node-server");
+  // A log that nobody can take does not end the service.
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+  const upgrades = websocket && { shouldUpgradeCallback: isWebSocket }; // from Node.js 24.9 on
+  const server = createAdaptorServer({
+    websocket,
+    hostname: "localhost", // for requests without a Host field: HAProxy checks with HTTP/1.0
+    serverOptions: { ServerResponse: safeServerResponse(), keepAliveTimeout: KEEP_ALIVE_MS, ...upgrades },
+    fetch: (request, env) => handler.answer(request, env, env.outgoing ? whenSent(env as HttpBindings) : undefined),
+  }) as HttpServer;
+  if (websocket) refuseOtherUpgrades(server);
+  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, host, resolve));
+  return {
+    port: (server.address() as { port: number }).port,
+    async close() {
+      // http.Server's own close() cuts responses that are not sent yet: https://github.com/nodejs/node/pull/43890
+      process.getBuiltinModule("node:net").Server.prototype.close.call(server);
+      for (const client of websocket?.server.clients ?? []) client.close(1001); // RFC 6455, 7.4.1: going away
+      await handler.idle();
+      server.closeAllConnections();
     },
   };
 }
 
+/** Resolves to true once a response was sent, to false if it was cut or its client left. */
+async function whenSent(env: HttpBindings): Promise<boolean> {
+  const { incoming, outgoing } = env;
+  await new Promise<unknown>((resolve) => {
+    outgoing.on("close", resolve);
+    // Node.js 20 and 22 never close a pipelined response whose client has left.
+    incoming.on("close", () => incoming.socket.destroyed && resolve(undefined));
+  });
+  if (outgoing.errored) log({ env }, errorFields(outgoing.errored));
+  return outgoing.writableFinished && !outgoing.errored;
+}
+
+/** The symbol under which the adapter keeps the parts of a Response: status, body, headers. */
+let partsKey: symbol | undefined;
+
+/**
+ * Makes a response safe for the adapter. Asks a text's Response for nothing, because that ends the adapter's fast path.
+ */
+function prepareOnNode(response: Response, _request: Request, env: NodeEnv, isDraining: boolean): Response {
+  const { outgoing } = env;
+  if (!outgoing) { // an upgrade; upgradeWebSocket() leaves a mark beside the adapter's own
+    return Object.getOwnPropertySymbols(env)[1] ? Object.defineProperty(response, "status", { value: 101 }) : response;
+  }
+  if (isDraining) outgoing.shouldKeepAlive = false;
+  partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
+  const parts = (response as unknown as Record<symbol, unknown[] | undefined>)[partsKey];
+  if (Array.isArray(parts?.[2])) response.headers; // a pair that is no header throws here, not in the adapter
+  if (!parts && response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
+  const body = parts ? parts[1] : response.body;
+  if (!(body instanceof ReadableStream)) return response;
+  // A body that fails cuts the response. The adapter would print a stack and may send the error's text (to be reported).
+  const { readable, writable } = new TransformStream();
+  body.pipeTo(writable, { preventAbort: true }).catch((error) => outgoing.destroy(error));
+  return new Response(readable, response);
+}
+
+/** The ServerResponse of the adapter, safe from the routes' headers. */
+function safeServerResponse() {
+  return class<R extends IncomingMessage> extends process.getBuiltinModule("node:http").ServerResponse<R> {
+    override writeHead(...args: unknown[]): this {
+      // A route's own keep-alive would outlive a drain, and a client that asked to close.
+      const headers = args.at(-1) as Record<string, unknown>;
+      for (const name of ["connection", "Connection"]) if (headers[name] !== "close") delete headers[name];
+      try {
+        return Reflect.apply(super.writeHead, this, args);
+      } catch (error) { // a bad header; the adapter would let it end the process (to be reported)
+        return this.destroy(error as Error);
+      }
+    }
+    override destroy(error?: Error): this {
+      const { socket } = this.req;
+      if (socket.destroyed) return super.destroy(); // the client left, which is no error
+      if (error) socket.resetAndDestroy(); // any other end would complete a response over HTTP/1.0
+      return super.destroy(error);
+    }
+  };
+}
+
+const isWebSocket = ({ headers }: IncomingMessage) => headers.upgrade?.toLowerCase() === "websocket";
+
+/**
+ * Answers an upgrade that is no WebSocket (h2c, TLS) with 400 before Node.js 24.9, and survives a reset. The adapter
+ * leaves such an upgrade alone, so its client waits, and a reset ends the process (to be reported).
+ */
+function refuseOtherUpgrades(server: HttpServer): void {
+  const [upgrade] = server.listeners("upgrade");
+  // In place of the adapter's listener, because that refuses a WebSocket only while it is the one listener.
+  server.removeAllListeners("upgrade").on("upgrade", (incoming, socket, head) => {
+    socket.on("error", () => {});
+    if (isWebSocket(incoming)) upgrade.call(server, incoming, socket, head);
+    else socket.resume().end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+  });
+}
+
+// ── Deno: loads what is named, so nothing unused is ──
+
+/** Header values that `Headers` takes and that end Deno with a panic when they are sent (to be reported). */
+const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
+/** A URL without a query. If its Host field added to the path, the path has more than one segment. */
+const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
+/** The time between two attempts to listen again. */
+const LISTEN_PAUSE_MS = 250;
+
 function deno(): ReturnType<typeof node> {
-  /** Nothing but an authority and one segment of a path: whatever the Host field held, it added nothing to the path. */
-  const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
-  /** Header values that `Headers` takes and that end Deno with a panic when they are sent. */
-  const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
-  /** Between two attempts to listen again. */
-  const PAUSE_MS = 250;
+  /** Writes past the console, which doubles the service's memory. */
+  const write = (file: { writeSync(bytes: Uint8Array): number }, text: string) => {
+    for (let rest = new TextEncoder().encode(`${text}\n`); rest.length > 0;) rest = rest.subarray(file.writeSync(rest));
+  };
+  /** Only the console exports logs by OpenTelemetry; the probe would wait for the collector. */
+  const isExported = () => Deno.env.get("OTEL_DENO") && Deno.args[0] !== "--ping";
   return {
     args: Deno.args,
+    entry: () => Deno.mainModule.replace("file://", ""),
     env: Deno.env.get,
     exit: Deno.exit,
-    // What is not used is not named, for Deno loads it then. Past the console, which would take part in telemetry and
-    // make the probe wait for its collector.
-    writeOut: (line) => Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`)),
-    writeError: (line) => Deno.stderr.writeSync(new TextEncoder().encode(`${line}\n`)),
+    writeOut: (text) => isExported() ? console.log(text) : write(Deno.stdout, text),
+    writeError: (text) => isExported() ? console.error(text) : write(Deno.stderr, text),
+    written: () => Promise.resolve([]),
     readFile: (path) => Deno.readTextFileSync(path),
     writeFile: (path, text) => Deno.writeTextFileSync(path, text),
-    readLink: (path) => Deno.readLinkSync(path),
     kill: (id, signal) => Deno.kill(id, signal),
     onSignal: (handler) => (["SIGTERM", "SIGINT"] as const).map((name) => Deno.addSignalListener(name, handler)),
-    onExit: (handler) => ["unload", "error", "unhandledrejection"].map((event) => addEventListener(event, handler)),
     allowListeners: () => {},
-    // Its connection would not end while the client owes the rest.
-    discardBody: (request) => request.body?.pipeTo(new WritableStream()).catch(() => {}),
-    isProgram: () => import.meta.main,
     async *exchange(hostname, port, request, signal) {
       const connection = await Deno.connect({ hostname, port, signal });
       signal.addEventListener("abort", () => connection.close());
       await connection.write(new TextEncoder().encode(request));
-      const chunk = new Uint8Array(HEAD_LIMIT_BYTES);
-      for (let size; (size = await connection.read(chunk));) yield chunk.subarray(0, size);
+      yield* connection.readable;
     },
-    loadServer: async () => async (hostname, port, handler, isDraining) => {
-      const servers: Deno.HttpServer[] = [];
-      const uploads = new Set<Promise<void>>();
-      let isClosing = false;
-      const prepare = (response: Response) => {
-        if (response.bodyUsed) throw new TypeError("the route returned a response whose body was read already");
-        response.headers.forEach((value, name) => {
-          if (UNSENDABLE_PATTERN.test(value)) throw new TypeError(`the header ${name} holds a control character`);
-        });
-        if (!isDraining() || response.status === 101) return response;
-        const last = new Response(response.body, response); // the headers of some responses are immutable
-        last.headers.set("Connection", "close");
-        return last;
-      };
-      /** Answers what no route is asked. */
-      const refuse = (request: Request, status: number) => {
-        runtime.discardBody(request);
-        return new Response(null, { status, headers: { Connection: "close" } });
-      };
-      const onError = (error: unknown) => {
-        logError({}, error);
-        return internalError();
-      };
-      const listen = (onListen: (address: Deno.NetAddr) => void) => {
-        const server = Deno.serve({ hostname, port, onListen, onError }, (request, info) => {
-          // Deno would take what follows the host in this field for the path. Reading the field costs more than its URL.
-          if (!PLAIN_URL_PATTERN.test(request.url) && /[/?#\\@]/.test(request.headers.get("host") ?? "")) {
-            return refuse(request, 400);
-          }
-          const { completed } = info;
-          if (request.method !== "GET" && request.body) {
-            if (isClosing) return refuse(request, 503); // see close()
-            const upload = completed.catch(() => {}).finally(() => uploads.delete(upload));
-            uploads.add(upload);
-          }
-          const { response, sent } = handler.answer(request, info, prepare);
-          completed.then(() => sent(true), () => sent(false));
-          return response;
-        });
-        servers.push(server);
-        // Without a file descriptor to accept with, it gives up; it still serves the connections that it has.
-        server.finished.catch(replace);
-      };
-      const replace = async (error: unknown) => {
-        print(`Cannot accept connections: ${errorMessage(error)}`, console.error);
-        await sleep(PAUSE_MS);
-        if (!isClosing) await new Promise(listen).catch(replace);
-      };
-      ({ port } = await new Promise<Deno.NetAddr>(listen));
-      return {
-        port,
-        async close(idle) {
-          isClosing = true;
-          // shutdown() makes the bodies of requests in flight unreadable: https://github.com/denoland/deno/issues/36809
-          // So it waits for those that began, and the listener refuses others meanwhile.
-          while (uploads.size > 0) await Promise.race(uploads);
-          // Both, for a large response is `completed` before its last bytes have left.
-          await Promise.all([idle, ...servers.map((server) => server.shutdown())]);
-        },
-      };
+    hasClientLeft: (_env, thrown) => /^(BadResource|Http): .+ body/.test(toText(thrown)), // it says so in no other way
+    prepare: prepareOnDeno,
+    listen: listenOnDeno,
+  };
+}
+
+async function listenOnDeno({ host: hostname, port }: Settings, handler: Handler): Promise<Listener> {
+  const uploads = new Set<Promise<unknown>>();
+  let isClosing = false;
+  const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
+    const refuse = (status: number) => prepareOnDeno(new Response(null, { status }), request, info, true);
+    // Deno takes a path in the Host field for the URL's (to be reported). Reading the field takes longer than its URL.
+    const host = PLAIN_URL_PATTERN.test(request.url) ? "" : request.headers.get("Host") ?? "";
+    if (/[/?#\\@]/.test(host)) return refuse(400);
+    const over = info.completed.then(() => true, () => false);
+    if (request.method !== "GET" && request.body) {
+      if (isClosing) return refuse(503); // the listener is open only for the uploads that began before
+      uploads.add(over);
+      over.then(() => uploads.delete(over));
+    }
+    return handler.answer(request, info, over);
+  };
+  const listen = () => {
+    const server = Deno.serve({ hostname, port, onListen() {} }, handle);
+    server.finished.catch(listenAgain);
+    return server;
+  };
+  /** Deno.serve() ends when it cannot accept (too many open files). Its open connections are still served. */
+  const listenAgain = (error: unknown): Promise<unknown> => {
+    print(`Cannot accept connections: ${errorMessage(error)}`, runtime.writeError);
+    return sleep(LISTEN_PAUSE_MS).then(() => isClosing || (server = listen())).catch(listenAgain);
+  };
+  let server = listen();
+  port = server.addr.port;
+  return {
+    port,
+    async close() {
+      isClosing = true;
+      // shutdown() makes the bodies of requests in flight unreadable: https://github.com/denoland/deno/issues/36809
+      await Promise.all(uploads);
+      await Promise.all([handler.idle(), server.shutdown()]);
     },
   };
 }
 
-const runtime = typeof Deno === "undefined" ? node() : deno();
+/** Checks a response before Deno sends it; while draining, asks the client to close its connection. */
+function prepareOnDeno(response: Response, request: Request, _env: object, isDraining: boolean): Response {
+  if (response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
+  response.headers.forEach((value, name) => {
+    if (UNSENDABLE_PATTERN.test(value)) throw new TypeError(`the header ${name} holds a control character`);
+  });
+  // Deno keeps a connection open while its client owes a body: an error answer reads away what its route ignored.
+  const ignored = response.status >= 400 && request.body;
+  if (ignored && !ignored.locked && ignored !== response.body) ignored.pipeTo(new WritableStream()).catch(() => {});
+  if (!isDraining || response.status === 101) return response;
+  const last = new Response(response.body, response); // the headers of some responses are immutable
+  last.headers.set("Connection", "close");
+  return last;
+}
 
 // ── The program ──
 
-const USAGE = `Usage: main.ts [--ping | --help | --version]
+const runtime = typeof Deno === "undefined" ? node() : deno();
 
-Serves; with --ping asks the running instance for /healthz, and exits 0 if it is healthy, 1 if not.
+const USAGE = `Usage: main.ts          serve
+       main.ts --ping   ask the running instance for /healthz: exit 0 if it is healthy, 1 if not
 
 Environment, for both: PORT (8080), HOST (0.0.0.0), PING_TIMEOUT_MS (3000), DRAIN_DELAY_MS (0),
 SHUTDOWN_TIMEOUT_MS (8000), HEAL_AFTER_MS (0: never), ACCESS_LOG (on)`;
 
 /** Does what the arguments say and returns the exit code. */
 async function main(args: string[]): Promise<number> {
-  const stray = args.find((arg) => !/^--(ping|help|version)$/.test(arg)) ?? args[1];
+  const stray = args.find((arg) => !/^--(ping|help)$/.test(arg)) ?? args[1];
   if (stray !== undefined) throw new Error(`Unexpected argument ${quote(stray)}\n${USAGE}`);
-  const [flag] = args;
-  if (!flag) return await serve(readSettings(runtime.env));
-  let line = flag === "--help" ? USAGE : VERSION;
-  if (flag === "--ping") {
-    const settings = readSettings(runtime.env);
-    const finding = await probe(settings);
-    const note = settings.healAfterMs && heal(finding, settings.healAfterMs);
-    line = note ? `${finding.text}; ${note}` : finding.text;
-    if (finding.outcome !== "healthy") throw new Error(line);
-  }
-  print(line, runtime.writeOut);
+  if (args.length === 0) return await serve(readSettings(runtime.env));
+  print(args[0] === "--help" ? USAGE : await ping(readSettings(runtime.env)));
   return 0;
 }
 
-if (runtime.isProgram()) {
-  await main(runtime.args).catch((error) => {
+/** Probes and heals. Returns the line of a healthy probe, throws that of any other. */
+async function ping(settings: Settings): Promise<string> {
+  const finding = await probe(settings);
+  const note = settings.healAfterMs && heal(finding, settings.healAfterMs);
+  const line = note ? `${finding.text}; ${note}` : finding.text;
+  if (finding.outcome === "healthy") return line;
+  throw new Error(line);
+}
+
+// This file is the program if it was started, not imported. tsx takes it without `.ts`; a bundle may keep it beside
+// main.js. main() is not awaited, because a module that imports from this one would wait for it for ever.
+const programs = [import.meta.filename, `${import.meta.dirname}/main.js`];
+if (import.meta.main || programs.some((path) => path?.startsWith(runtime.entry()))) {
+  main(runtime.args).catch((error) => {
     print(errorMessage(error), runtime.writeError);
     return 1;
   }).then(runtime.exit);

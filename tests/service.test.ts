@@ -72,7 +72,6 @@ const SERVICE = 'return await (await import("./service.ts")).addRoutes(app, { st
 const WRONG = `
 const wrong = runtime.env("WRONG");
 if (wrong === "start") throw new Error("SECRET of the start");
-if (wrong === "slow start") { console.log("adding routes"); await sleep(60_000); }
 const text = new TextEncoder().encode("a chunk\\n");
 const fail = () => { throw new Error("SECRET"); };
 const loose = (path: string, answer: () => unknown) => app.get(path, answer as () => Response);
@@ -618,16 +617,14 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
     });
   });
 
-  test("handlers of the user's own win, and the log still tells", async () => {
+  test("handlers of the user's own win, and are left to log", async () => {
     await inService({ OWN_HANDLERS: "1" }, async (service) => {
       assert.equal((await ask(service.port, get("/throws"))).body, "own handler: ?");
       assert.equal((await ask(service.port, get("/teapot"))).body, "own handler: 418");
       const nope = await ask(service.port, get("/nope"));
       assert.deepEqual([nope.status, nope.body], [404, "own: nothing here"]);
       await until(service, () => entries(service.stdout).find(({ path }) => path === "/nope"));
-      assert.deepEqual(entries(service.stderr).map(({ path, error }) => [path, error]), [
-        ["/throws", "Error: SECRET of the route"],
-      ]);
+      assert.deepEqual(entries(service.stderr), []);
     });
   });
 
@@ -778,10 +775,10 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
     .concat(["/locked-stream", "/hono-at-once", "/hono-late", "/proxied"]);
 
   /**
-   * Deno ends the connection of HTTP/1.0 as it ends a complete response, and sends a text whose stream is locked as what
-   * it is, a text. It prints nothing of a proxied body that breaks off.
+   * Deno ends the connection of HTTP/1.0 as it ends a complete response. It answers a locked stream with a 500 of its
+   * own, and a text whose stream is locked with the text.
    */
-  const isBeyondUs = (path: string, version: string) => !isNode && (version === "1.0" || path === "/locked");
+  const isBeyondUs = (path: string, version: string) => !isNode && (version === "1.0" || path.startsWith("/locked"));
 
   for (const when of ["", " while draining"]) {
     test(`a route that fails, or answers with what is no response, gets no complete answer but a 500${when}`, async (t) => {
@@ -796,13 +793,18 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
             const [{ status, body }] = responses;
             assert.deepEqual([status, body], [500, '{"error":"Internal Server Error"}']);
           }
-          const find = () => entries(service.stderr).find((entry) => entry.path === path);
-          if (isNode || refused.includes(path)) await until(service, find);
-          else if (path !== "/proxied" && path !== "/locked") await until(service, () => service.stderr !== "");
-          if (isNode) assertOnlyEntries(service.stderr);
-          const lines = () => entries(service.stdout).filter((entry) => entry.path === path);
-          const { incomplete } = await until(service, () => lines().at(-1));
-          if (isNode) assert.equal(incomplete, isComplete ? undefined : true);
+          if (isNode || refused.includes(path)) {
+            // One line tells of the request: on standard error, with what failed.
+            const line = await until(service, () => entries(service.stderr).find((entry) => entry.path === path));
+            assert.equal(line.incomplete, isComplete ? undefined : true);
+            assert.ok(line.error, "the line has no error");
+            assert.deepEqual(entries(service.stdout).filter((entry) => entry.path === path), []);
+            if (isNode) assertOnlyEntries(service.stderr);
+          } else {
+            // The runtime tells of the failure by itself, and not whether the response arrived.
+            if (path !== "/proxied" && !path.startsWith("/locked")) await until(service, () => service.stderr !== "");
+            await until(service, () => entries(service.stdout + service.stderr).find((entry) => entry.path === path));
+          }
         };
         for (const path of paths) {
           await t.test(`${path} over HTTP/1.1`, async () => {
@@ -851,7 +853,7 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
         await turns("fine", ready);
       }
       assert.deepEqual(entries(service.stderr).map(({ status, error }) => [status, error]), [
-        ["unready", "Error: ready() returned false"],
+        ["unready", "ready() returned false"],
         ["unready", "Error: SECRET of readiness"],
         ["unready", "Error: SECRET of readiness"],
         ["unready", "Error: ready() took more than 1000 ms"],
@@ -875,43 +877,21 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
 
   // ── The stop ──
 
-  test("pipelined requests that arrive in a stop are answered or not run", async () => {
-    for (const send of ["before", "behind"]) {
-      await inWrong({}, async (service) => {
-        const client = new Client(service.port);
-        const slow = (ms: number) => `GET /slow/${ms} HTTP/1.1\r\nHost: test\r\n\r\n`;
-        client.send(send === "before" ? slow(300) + slow(200) + slow(100) : slow(300));
-        await until(service, () => /^ran$/m.exec(service.stdout));
-        await drain(service);
-        if (send === "behind") client.send(slow(10) + slow(10));
-        assert.equal(await service.exit, 0);
-        await client.ended;
-        const { responses, isComplete } = split(client.received);
-        assert.ok(isComplete);
-        const runs = service.stdout.match(/^ran$/gm)!.length;
-        assert.equal(responses.length, runs, `${runs} ran`);
-        for (const { body } of responses) assert.equal(body, "whole");
-        const lines = entries(service.stdout).filter(({ path }) => `${path}`.startsWith("/slow"));
-        assert.deepEqual(lines.map(({ incomplete }) => incomplete), responses.map(() => undefined));
-        const closing = responses.map(({ head }) => /^connection: close\r$/im.test(head));
-        if (isNode) assert.deepEqual(closing, responses.map((_, at) => at === responses.length - 1));
-      });
-    }
-  });
-
-  test("idle connections are closed at once, though a request is in flight elsewhere", async () => {
+  test("an idle connection gets one more answer while requests are in flight, then all are closed", async () => {
     await inWrong({}, async (service) => {
       const idle = [new Client(service.port), new Client(service.port).get("/"), new Client(service.port).get("/")];
       for (const client of idle.slice(1)) await client.until(/ok$/);
       const slow = new Client(service.port).get("/slow/1500");
       await until(service, () => /^ran$/m.exec(service.stdout));
-      const startMs = performance.now();
       await drain(service);
+      if (isNode) {
+        idle[2].received = "";
+        assert.match(await idle[2].get("/").until(/ok$/), /^connection: close\r$/im);
+      }
       for (const client of idle) await client.ended;
-      assert.ok(performance.now() - startMs < 700, `they were open for ${performance.now() - startMs} ms`);
-      assert.equal(slow.received, "");
-      assert.equal(await service.exit, 0);
+      await slow.ended;
       assert.match(slow.received, /whole$/);
+      assert.equal(await service.exit, 0);
     });
   });
 
@@ -984,13 +964,6 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
     });
   });
 
-  test("close() runs when the port is taken", async () => {
-    const program = startWrong({ PORT: upstreamPort() });
-    assert.equal(await program.exit, 1);
-    assert.equal(program.stdout, "closing\nclosed\n");
-    assert.match(program.stderr, /^Cannot listen on 127\.0\.0\.1:\d+: .+\n$/);
-  });
-
   test("close() does not run on a second signal", async () => {
     await inWrong({}, async (service) => {
       new Client(service.port).get("/slow/60000");
@@ -1031,32 +1004,4 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
     assert.deepEqual([error, more], ["Error: SECRET of the start", []]);
     assert.match(`${stack}`, /main\.ts:\d+/);
   });
-
-  test("a signal during the start ends it at once, with exit 0", async () => {
-    for (const signal of ["SIGTERM", "SIGINT"] as const) {
-      const program = startWrong({ WRONG: "slow start" });
-      await until(program, () => /^adding routes$/m.exec(program.stdout));
-      const startMs = performance.now();
-      program.kill(signal);
-      assert.equal(await program.exit, 0);
-      assert.ok(performance.now() - startMs < PROMPT_MS);
-      assert.equal(program.stderr, "");
-    }
-  });
-
-  // ── What is lost ──
-
-  for (const how of isNode ? ["throw", "reject", "exit"] : ["throw", "reject", "exit", "process.exit"]) {
-    test(`no line of the access log is lost when the user's code ends it by ${how}`, async () => {
-      await inWrong({}, async (service) => {
-        const count = 20;
-        const requests = "GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(count);
-        const client = new Client(service.port).send(`${requests}GET /crash/${how} HTTP/1.1\r\nHost: test\r\n\r\n`);
-        assert.equal(await service.exit, /exit/.test(how) ? 7 : 1);
-        await client.ended;
-        assert.equal(split(client.received).responses.filter(({ body }) => body === "ok").length, count);
-        assert.equal(entries(service.stdout).filter(({ path }) => path === "/").length, count);
-      });
-    });
-  }
 }
