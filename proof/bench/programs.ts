@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
 
-export const ROOT = `${import.meta.dirname}/..`;
+export const ROOT = `${import.meta.dirname}/../..`;
 export const NODE = process.env.BENCH_NODE || process.execPath;
 /** A Go program that answers /healthz and has --ping; its rows are left out if it is not named. */
 export const PEER = process.env.PEER;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { addRoutes, type App, createApp, createHandler } from "./main.ts";
+import { addRoutes, type App, createApp, createHandler } from "../main.ts";
 import {
   Client,
   type Env,
@@ -17,7 +17,7 @@ import {
   VARIABLES,
   withFake,
   withService,
-} from "./tests/harness.ts";
+} from "./harness.ts";
 
 // ── Settings ──
 

@@ -256,7 +256,7 @@ for (const target of TARGETS) {
     const { port, flags } = await onHostNetwork();
     await withContainer(target, flags, async (container) => {
       await health(container, "healthy");
-      const load = launch(["--import", "tsx", "tests/load.ts", `${port}`, "32", "0", "1"], {});
+      const load = launch(["--import", "tsx", "proof/load.ts", `${port}`, "32", "0", "1"], {});
       await untilPrinted(load, () => load.stdout);
       await docker(["stop", container]);
       assert.equal((await inspect(container)).ExitCode, 0);
@@ -417,7 +417,7 @@ test("kubernetes.yaml is valid by the published schema, and as strict as the con
     import("kubernetes-models/v1/Service"),
     import("kubernetes-models/policy/v1/PodDisruptionBudget"),
   ]);
-  const documents = parseAllDocuments(readFileSync(`${ROOT}/kubernetes.yaml`, "utf8")).map((document) =>
+  const documents = parseAllDocuments(readFileSync(`${ROOT}/deploy/kubernetes.yaml`, "utf8")).map((document) =>
     document.toJS()
   );
   const models = [Deployment, Service, PodDisruptionBudget];
