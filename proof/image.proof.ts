@@ -362,7 +362,7 @@ test("Swarm replaces a wedged replica, and rolls back an update that never gets 
   try {
     const env = { IMAGE: image("deno"), PUBLISHED_PORT: "18080" };
     await docker(
-      ["stack", "deploy", "--detach=true", "--resolve-image", "never", "--compose-file", "stack.yaml", NAME],
+      ["stack", "deploy", "--detach=true", "--resolve-image", "never", "--compose-file", "deploy/stack.yaml", NAME],
       env,
     );
     const [wedged] = await until(async () => (await running()).length === 2 && await running(), "two running tasks");

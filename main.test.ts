@@ -1,0 +1,60 @@
+/** An example to start from: a route asked in process, and the service as a process. `npm test` runs each *.test.ts. */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import process from "node:process";
+import { test } from "node:test";
+import { addRoutes, createApp } from "./main.ts";
+
+const DEADLINE_MS = 20_000;
+
+// A variable that your service needs is set here, such as: process.env.DATABASE = ":memory:";
+
+/** Runs main.ts on this runtime and stops it once `listening` resolves; returns its exit code and what it printed. */
+async function run(args: string[], port: string, listening = async (_port: string) => {}) {
+  const options = "Deno" in globalThis ? ["run", "-q", "-P", "--no-prompt"] : process.execArgv;
+  // The path goes by a variable, because Deno gives all permissions to a child whose path is its own.
+  const child = spawn("sh", ["-c", 'exec "$RUNTIME" "$@"', "sh", ...options, "main.ts", ...args], {
+    cwd: import.meta.dirname,
+    env: { ...process.env, RUNTIME: process.execPath, HOST: "127.0.0.1", PORT: port },
+    timeout: DEADLINE_MS,
+    killSignal: "SIGKILL",
+  });
+  const exit = once(child, "close");
+  let printed = "";
+  child.stderr.on("data", (chunk) => printed += chunk);
+  try {
+    for await (const chunk of child.stdout) {
+      printed += chunk;
+      const [, address] = /^Listening on http:\/\/.+:(\d+)\n/m.exec(String(chunk)) ?? [];
+      if (!address) continue;
+      await listening(address);
+      process.kill(child.pid!, "SIGTERM");
+    }
+    const [code] = await exit;
+    return { code, printed };
+  } finally {
+    child.kill("SIGKILL");
+  }
+}
+
+test("addRoutes() answers / when it is asked", async () => {
+  const service = new AbortController();
+  const app = await createApp(() => false);
+  const { close } = await addRoutes(app, { stopping: service.signal }) ?? {};
+  try {
+    const response = await app.request("/");
+    assert.match(await response.text(), /replace this route/, "The text expected here is the placeholder's: change it");
+  } finally {
+    service.abort();
+    await close?.();
+  }
+});
+
+test("main() exits with 0 when a healthy service is sent SIGTERM", async () => {
+  const service = await run([], "0", async (port) => {
+    const probe = await run(["--ping"], port);
+    assert.equal(probe.code, 0, probe.printed);
+  });
+  assert.equal(service.code, 0, service.printed);
+});
