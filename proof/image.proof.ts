@@ -79,17 +79,13 @@ for (const target of TARGETS) {
     assert.equal(config.User, "65532:65532");
     assert.equal(config.StopSignal, "SIGTERM");
     assert.deepEqual(Object.keys(config.ExposedPorts), ["8080/tcp"]);
-    for (const label of ["title", "description", "source", "licenses", "version"]) {
-      assert.ok(config.Labels[`org.opencontainers.image.${label}`], label);
-    }
-    const { version } = JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8"));
-    assert.equal(config.Labels["org.opencontainers.image.version"], version);
+    assert.deepEqual(config.Labels ?? {}, {}, "the workflow adds the labels of its owner");
     const seconds = (count: number) => count * 1e9;
     assert.deepEqual(
       { ...config.Healthcheck, Test: config.Healthcheck.Test[0] },
       { Test: "CMD", StartPeriod: seconds(2), StartInterval: seconds(1), Interval: seconds(10), Timeout: seconds(5) },
     );
-    const program = [`/bin/${target}`, "/heartbeat/main.js"];
+    const program = [`/bin/${target}`, "/app/main.js"];
     assert.deepEqual(config.Entrypoint.slice(0, 6), ["/bin/tini", "-s", "-e", "143", "--", program[0]]);
     assert.deepEqual([config.Entrypoint.at(-1), config.Healthcheck.Test[1]], program.toReversed());
     assert.deepEqual(config.Healthcheck.Test.slice(-2), [program[1], "--ping"]);
@@ -318,19 +314,15 @@ test("a change in main.ts alone rebuilds in seconds", { skip }, async (t) => {
 
 // ── One machine and beyond it ──
 
-test("docker compose up --wait comes back once both services are healthy", { skip }, async (t) => {
+test("docker compose up --wait comes back once the service is healthy", { skip }, async (t) => {
   const compose = ["compose", "--project-name", NAME];
   const file = { IMAGE: image("deno"), PUBLISHED_PORT: "0" };
   try {
     const startMs = performance.now();
     await docker([...compose, "up", "--wait"], file);
-    say(t, `both healthy after ${(performance.now() - startMs).toFixed()} ms`);
+    say(t, `healthy after ${(performance.now() - startMs).toFixed()} ms`);
     const states = await docker([...compose, "ps", "--format", "{{.Service}} {{.Health}}"], file);
-    assert.deepEqual(states.split("\n").sort(), ["dependant healthy", "heartbeat healthy"]);
-    const started = await Promise.all(["heartbeat", "dependant"].map(async (service) => {
-      return await inspect(await docker([...compose, "ps", "--quiet", service], file));
-    }));
-    assert.ok(Date.parse(started[1].StartedAt) > Date.parse(started[0].Health.Log[0].End));
+    assert.equal(states, "app healthy");
   } finally {
     await docker([...compose, "down", "--volumes", "--timeout", "5"], file);
   }

@@ -223,7 +223,7 @@ test("a handler that throws answers a generic 500 and logs the detail", async ()
         assert.deepEqual(await response.json(), { error: "Internal Server Error" });
         const [failure, access] = await logged(2);
         assert.equal(failure.error, text);
-        if (thrown instanceof Error) assert.match(String(failure.stack), /^ +at .*main\.test\.ts:\d+/);
+        if (thrown instanceof Error) assert.match(String(failure.stack), /^ +at .*main\.proof\.ts:\d+/);
         assert.deepEqual([failure.path, access.path, access.status], [path, path, 500]);
       }
     }, { accessLog: true });
