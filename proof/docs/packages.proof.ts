@@ -1,5 +1,5 @@
 /**
- * Run by `npm run test:packages`: adds a package, a second source file and a static file to a fresh copy, as the README
+ * Run by `npm run test:docs`: adds a package, a second source file and a static file to a fresh copy, as the README
  * says, and asks for them on every runtime and in both images. BENCH_NODE names a Node.js that runs TypeScript by
  * itself, where the one that runs the tests does not.
  */
@@ -196,7 +196,7 @@ for (const target of ["deno", "node"]) {
 /** What can fall behind: how it came to it, which one it is, and what mends it. */
 const BEHIND: [edit: string, lock: string, mend: string][] = [
   ["npm pkg set dependencies.zod=4.5.0 && npm run lock", "package-lock.json", "npm install"],
-  ["cd tools && npm pkg set dependencies.yaml=2.8.0", "package-lock.json", "npm install"],
+  ["cd tools && npm pkg set dependencies.typescript=7.0.1", "package-lock.json", "npm install"],
   ["npm install zod@4.5.0", "deno.lock", "npm run lock"],
   [`cp ${ROOT}/deno.lock deno.lock`, "deno.lock", "npm run lock"],
 ];
