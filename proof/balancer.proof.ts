@@ -1,5 +1,5 @@
 /**
- * Run by `npm test` on Node.js: HAProxy, with its plain check on /readyz, before an instance on Node.js and one on Deno.
+ * Run by `npm run test:faults`: HAProxy, with its plain check on /readyz, before an instance on Node.js and one on Deno.
  * Each is restarted twice under load. Without HAProxy it skips, and says so; in CI that is a failure.
  */
 import assert from "node:assert/strict";

@@ -1,5 +1,5 @@
 /**
- * Run by `npm test` on Node.js: builds the images and follows them on a real Docker engine. Without an engine it skips,
+ * Run by `npm run test:image`: builds the images and follows them on a real Docker engine. Without an engine it skips,
  * and says so; in CI that is a failure.
  */
 import assert from "node:assert/strict";
