@@ -241,6 +241,15 @@ test("npm test and npm run check see what the owner writes, wherever it lies", {
     assert.match(said, /routes\.test\.ts[:(]9\b/, command);
   }
 
+  // The owner's own answer for / turns one expectation of the example red, and its message says which.
+  edit(shop, "shop/parts/routes.test.ts", "name: 1 }", 'name: "tea" }');
+  edit(shop, "main.ts", /app\.get\("\/", .+/, 'app.get("/", (c) => c.json({ shop: true }));');
+  for (const [command, count] of [["npm run test:node", /fail 1$/m], ["npm run test:deno", / 1 failed/]] as const) {
+    const said = await failure(shop, command);
+    assert.match(said, /The text expected here is the placeholder's: change it/, command);
+    assert.match(said, count, command);
+  }
+
   // A test that never ends is ended.
   write(["", 'test("waits", async () => {', "  setInterval(() => {}, 1000);", "  await new Promise(() => {});", "});"]);
   edit(shop, "package.json", "--test-timeout=60000", "--test-timeout=2000");
