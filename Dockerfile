@@ -1,5 +1,5 @@
-# heartbeat on Deno:    docker build -t heartbeat .
-# the same on Node.js:  docker build -t heartbeat --target node .
+# On Deno:     docker build -t app .
+# On Node.js:  docker build -t app --target node .
 ARG DENO_VERSION=2.9.6
 ARG NODE_VERSION=26.10.0
 
@@ -28,7 +28,7 @@ RUN apt-get -qq update \
 RUN install -D "$(command -v deno)" /files/bin/deno \
  && install /usr/bin/tini /files/bin/tini \
  && cp --parents --dereference $(ldd /files/bin/* | grep -o '/[^ ]* ') /etc/ssl/certs/ca-certificates.crt /files \
- && echo 'heartbeat:x:65532:65532::/:/' >/files/etc/passwd \
+ && echo 'app:x:65532:65532::/:/' >/files/etc/passwd \
  && install -d -m 1777 /files/data
 
 FROM node:${NODE_VERSION}-trixie-slim AS node-files
@@ -37,40 +37,34 @@ RUN apt-get -qq update \
 RUN install -D --strip "$(command -v node)" /files/bin/node \
  && install /usr/bin/tini /files/bin/tini \
  && cp --parents --dereference $(ldd /files/bin/* | grep -o '/[^ ]* ') /etc/ssl/certs/ca-certificates.crt /files \
- && echo 'heartbeat:x:65532:65532::/:/' >/files/etc/passwd \
+ && echo 'app:x:65532:65532::/:/' >/files/etc/passwd \
  && install -d -m 1777 /files/data
 
 FROM scratch AS base
-ARG VERSION=2.0.0
-ARG SOURCE=https://github.com/your-team/heartbeat
-LABEL org.opencontainers.image.title="heartbeat" \
-      org.opencontainers.image.description="An HTTP service that serves, proves its own health and stops well" \
-      org.opencontainers.image.source="${SOURCE}" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}"
 USER 65532:65532
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 
 FROM base AS node
 COPY --from=node-files /files /
-COPY --from=bundle /build/bundle /heartbeat
-ENTRYPOINT ["/bin/tini", "-s", "-e", "143", "--", "/bin/node", "--enable-source-maps", "/heartbeat/main.js"]
+COPY --from=bundle /build/bundle /app
+ENTRYPOINT ["/bin/tini", "-s", "-e", "143", "--", "/bin/node", "--enable-source-maps", "/app/main.js"]
 HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \
-  CMD ["/bin/node", "/heartbeat/main.js", "--ping"]
+  CMD ["/bin/node", "/app/main.js", "--ping"]
 
 FROM base AS deno
 # The update check would double the cost of a probe. With telemetry on, a stop waits three times this long for a
 # collector that hangs: 10 s, the default, would outlast the grace period.
 ENV DENO_NO_UPDATE_CHECK=1 NO_COLOR=1 OTEL_EXPORTER_OTLP_TIMEOUT=300
 COPY --from=deno-files /files /
-COPY --from=bundle /build/bundle /heartbeat
+COPY --from=bundle /build/bundle /app
 # Its own addresses and static files are all that it may use, on any PORT. What your routes reach is added here.
 ENTRYPOINT ["/bin/tini", "-s", "-e", "143", "--", \
   "/bin/deno", "run", "--no-prompt", "--no-config", "--no-npm", "--no-remote", "--no-code-cache", \
-  "--unstable-no-legacy-abort", "--allow-env", "--allow-read=/heartbeat/static", "--allow-net=0.0.0.0,127.0.0.1,[::],[::1],localhost", \
-  "/heartbeat/main.js"]
+  "--unstable-no-legacy-abort", \
+  "--allow-env", "--allow-read=/app/static", "--allow-net=0.0.0.0,127.0.0.1,[::],[::1],localhost", \
+  "/app/main.js"]
 # The probe's own, whatever the service may do.
 HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \
   CMD ["/bin/deno", "run", "--no-prompt", "--no-config", "--no-npm", "--no-remote", "--no-code-cache", \
-  "--allow-all", "/heartbeat/main.js", "--ping"]
+  "--allow-all", "/app/main.js", "--ping"]

@@ -3,8 +3,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import type { Figure, Lane, Row } from "./measure.ts";
 import { drawLifecycle, drawProbes } from "./pictures.ts";
 
-const ROOT = `${import.meta.dirname}/..`;
-const RESULTS = `${ROOT}/bench/results.json`;
+const ROOT = `${import.meta.dirname}/../..`;
+const RESULTS = `${ROOT}/proof/bench/results.json`;
 /** What stands between these in a Markdown file is written by `npm run bench`. */
 const BLOCK_PATTERN = /(<!-- bench:begin -->\n)[^]*(<!-- bench:end -->)/;
 
@@ -57,7 +57,7 @@ export function tables(rows: Row[]): string {
   return [...lines.values()].map((lines) => lines.join("\n")).join("\n\n");
 }
 
-/** All of it, for bench/README.md. */
+/** All of it, for proof/bench/README.md. */
 export const everything = (results: Results) =>
   Object.entries(results).map(([name, { title, method, date, machine, runtimes, rows }]) =>
     `## ${title}\n\n\`npm run bench -- ${name}\`, ${date}, ${machine}, ${runtimes}. ${method}\n\n${tables(rows)}\n`
@@ -82,7 +82,7 @@ export function summary(results: Results): string {
 }
 
 /** What the marks of each Markdown file are to hold. */
-export const BLOCKS = { "README.md": summary, "bench/README.md": everything };
+export const BLOCKS = { "README.md": summary, "proof/bench/README.md": everything };
 
 /** Puts a text between the marks of a Markdown file; gives the whole. */
 export const fill = (markdown: string, text: string) =>
@@ -103,16 +103,16 @@ export function report(measured: Results, order: string[]): string[] {
   } catch { /* the first run */ }
   const all = { ...kept, ...measured };
   const results = Object.fromEntries(order.filter((name) => all[name]).map((name) => [name, all[name]]));
-  const files = ["bench/results.json"];
+  const files = ["proof/bench/results.json"];
   const write = (file: string, text: string) => {
     writeFileSync(`${ROOT}/${file}`, text);
     if (!files.includes(file)) files.push(file);
   };
-  write("bench/results.json", JSON.stringify(results, null, 2) + "\n");
+  write("proof/bench/results.json", JSON.stringify(results, null, 2) + "\n");
   for (const [file, text] of Object.entries(BLOCKS)) {
     write(file, fill(readFileSync(`${ROOT}/${file}`, "utf8"), text(results)));
   }
-  if (results.probe) write("bench/probe.svg", drawProbes(results.probe.rows));
-  if (results.lifecycle?.lanes) write("bench/lifecycle.svg", drawLifecycle(results.lifecycle.lanes));
+  if (results.probe) write("proof/bench/probe.svg", drawProbes(results.probe.rows));
+  if (results.lifecycle?.lanes) write("docs/lifecycle.svg", drawLifecycle(results.lifecycle.lanes));
   return files;
 }

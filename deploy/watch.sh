@@ -2,7 +2,7 @@
 # Posts an alert to $WEBHOOK, as {"text":"…"}, for each container that turns unhealthy, that its probe ends (exit code
 # 142), and that is healthy again. Needs docker and curl. Its arguments choose the containers:
 #
-#     WEBHOOK=https://hooks.example.com/… sh alerts/watch.sh --filter label=com.docker.compose.project=shop
+#     WEBHOOK=https://hooks.example.com/… sh deploy/watch.sh --filter label=com.docker.compose.project=shop
 set -u
 
 say() { printf '%s\n' "$1" >&2; }

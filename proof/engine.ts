@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import process from "node:process";
 import type { TestContext } from "node:test";
 import { promisify } from "node:util";
@@ -58,20 +59,18 @@ export async function until<T>(
 
 export const image = (target: Target, variant = "plain") => `${NAME}:${target}-${variant}`;
 
-/** Builds the image of a folder: of the project as it is, or of a copy whose main.ts is another. */
+/** Builds the image of a copy of the project, with its own main.ts or with another. */
 export async function build(target: Target, variant = "plain", source?: string) {
-  const folder = source === undefined ? ROOT : mkdtempSync(`${ROOT}/.test-image-`);
+  const folder = mkdtempSync(`${tmpdir()}/heartbeat-image-`);
   try {
-    if (source !== undefined) {
-      for (const file of ["Dockerfile", ".dockerignore", "deno.json", "deno.lock", "package.json"]) {
-        cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
-      }
-      writeFileSync(`${folder}/main.ts`, source);
+    for (const file of ["Dockerfile", ".dockerignore", "deno.json", "deno.lock", "package.json", "main.ts"]) {
+      cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
     }
+    if (source !== undefined) writeFileSync(`${folder}/main.ts`, source);
     const stage = target === "node" ? ["--target", "node"] : [];
     await docker(["build", "--quiet", "--tag", image(target, variant), ...stage, folder]);
   } finally {
-    if (source !== undefined) rmSync(folder, { recursive: true });
+    rmSync(folder, { recursive: true });
   }
 }
 

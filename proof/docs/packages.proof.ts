@@ -1,5 +1,5 @@
 /**
- * Run by `npm run test:packages`: adds a package, a second source file and a static file to a fresh copy, as the README
+ * Run by `npm run test:docs`: adds a package, a second source file and a static file to a fresh copy, as the README
  * says, and asks for them on every runtime and in both images. BENCH_NODE names a Node.js that runs TypeScript by
  * itself, where the one that runs the tests does not.
  */
@@ -100,7 +100,7 @@ test("Deno never sees a development tool, and changes no lock, whatever it is as
   );
   for (
     const line of [
-      "deno run -P --no-prompt main.ts --version",
+      "deno run -P --no-prompt main.ts --help",
       "deno task ping || true",
       "deno install",
       "deno check main.ts",
@@ -157,8 +157,7 @@ test("npm ci --omit=dev leaves what npm start needs, and no tool", async () => {
   await run("npm", "ci", "--omit=dev", "--prefix", folder);
   const installed = readdirSync(`${folder}/node_modules`).filter((name) => !name.startsWith("."));
   assert.deepEqual(installed.sort(), ["@esbuild", "@hono", "esbuild", "hono", "tsx", "zod"]);
-  const { version } = JSON.parse(readFileSync(`${folder}/package.json`, "utf8"));
-  assert.equal(await run("npm", "start", "--silent", "--prefix", folder, "--", "--version"), version);
+  assert.match(await run("npm", "start", "--silent", "--prefix", folder, "--", "--help"), /^Usage/);
 });
 
 // ── It ships ──
@@ -196,7 +195,7 @@ for (const target of ["deno", "node"]) {
 /** What can fall behind: how it came to it, which one it is, and what mends it. */
 const BEHIND: [edit: string, lock: string, mend: string][] = [
   ["npm pkg set dependencies.zod=4.5.0 && npm run lock", "package-lock.json", "npm install"],
-  ["cd tools && npm pkg set dependencies.yaml=2.8.0", "package-lock.json", "npm install"],
+  ["cd tools && npm pkg set dependencies.@types/node=26.6.5", "package-lock.json", "npm install"],
   ["npm install zod@4.5.0", "deno.lock", "npm run lock"],
   [`cp ${ROOT}/deno.lock deno.lock`, "deno.lock", "npm run lock"],
 ];

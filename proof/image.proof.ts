@@ -1,5 +1,5 @@
 /**
- * Run by `npm test` on Node.js: builds the images and follows them on a real Docker engine. Without an engine it skips,
+ * Run by `npm run test:image`: builds the images and follows them on a real Docker engine. Without an engine it skips,
  * and says so; in CI that is a failure.
  */
 import assert from "node:assert/strict";
@@ -79,17 +79,13 @@ for (const target of TARGETS) {
     assert.equal(config.User, "65532:65532");
     assert.equal(config.StopSignal, "SIGTERM");
     assert.deepEqual(Object.keys(config.ExposedPorts), ["8080/tcp"]);
-    for (const label of ["title", "description", "source", "licenses", "version"]) {
-      assert.ok(config.Labels[`org.opencontainers.image.${label}`], label);
-    }
-    const { version } = JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8"));
-    assert.equal(config.Labels["org.opencontainers.image.version"], version);
+    assert.deepEqual(config.Labels ?? {}, {}, "the workflow adds the labels of its owner");
     const seconds = (count: number) => count * 1e9;
     assert.deepEqual(
       { ...config.Healthcheck, Test: config.Healthcheck.Test[0] },
       { Test: "CMD", StartPeriod: seconds(2), StartInterval: seconds(1), Interval: seconds(10), Timeout: seconds(5) },
     );
-    const program = [`/bin/${target}`, "/heartbeat/main.js"];
+    const program = [`/bin/${target}`, "/app/main.js"];
     assert.deepEqual(config.Entrypoint.slice(0, 6), ["/bin/tini", "-s", "-e", "143", "--", program[0]]);
     assert.deepEqual([config.Entrypoint.at(-1), config.Healthcheck.Test[1]], program.toReversed());
     assert.deepEqual(config.Healthcheck.Test.slice(-2), [program[1], "--ping"]);
@@ -102,7 +98,7 @@ for (const target of TARGETS) {
         !/^(\.dockerenv|dev\/|etc\/(hostname|hosts|mtab|resolv\.conf)|proc|sys)/.test(file)
       );
       const known =
-        /^(bin\/(deno|node|tini)|heartbeat\/[\w-]+\.js(\.map)?|etc\/passwd|etc\/ssl\/certs\/ca-certificates\.crt|(usr\/)?lib(64|\/[\w-]+)?\/[\w.+-]+\.so[.\d]*)$/;
+        /^(bin\/(deno|node|tini)|app\/[\w-]+\.js(\.map)?|etc\/passwd|etc\/ssl\/certs\/ca-certificates\.crt|(usr\/)?lib(64|\/[\w-]+)?\/[\w.+-]+\.so[.\d]*)$/;
       assert.deepEqual(own.filter((file) => !known.test(file)), []);
       const runtime = await run("sh", ["-c", `docker cp ${container}:/bin/${target} - | tar -xO | wc -c`]);
       const size = Number(await docker(["image", "inspect", "--format", "{{.Size}}", image(target)]));
@@ -256,7 +252,7 @@ for (const target of TARGETS) {
     const { port, flags } = await onHostNetwork();
     await withContainer(target, flags, async (container) => {
       await health(container, "healthy");
-      const load = launch(["--import", "tsx", "tests/load.ts", `${port}`, "32", "0", "1"], {});
+      const load = launch(["--import", "tsx", "proof/load.ts", `${port}`, "32", "0", "1"], {});
       await untilPrinted(load, () => load.stdout);
       await docker(["stop", container]);
       assert.equal((await inspect(container)).ExitCode, 0);
@@ -318,19 +314,15 @@ test("a change in main.ts alone rebuilds in seconds", { skip }, async (t) => {
 
 // ── One machine and beyond it ──
 
-test("docker compose up --wait comes back once both services are healthy", { skip }, async (t) => {
+test("docker compose up --wait comes back once the service is healthy", { skip }, async (t) => {
   const compose = ["compose", "--project-name", NAME];
   const file = { IMAGE: image("deno"), PUBLISHED_PORT: "0" };
   try {
     const startMs = performance.now();
     await docker([...compose, "up", "--wait"], file);
-    say(t, `both healthy after ${(performance.now() - startMs).toFixed()} ms`);
+    say(t, `healthy after ${(performance.now() - startMs).toFixed()} ms`);
     const states = await docker([...compose, "ps", "--format", "{{.Service}} {{.Health}}"], file);
-    assert.deepEqual(states.split("\n").sort(), ["dependant healthy", "heartbeat healthy"]);
-    const started = await Promise.all(["heartbeat", "dependant"].map(async (service) => {
-      return await inspect(await docker([...compose, "ps", "--quiet", service], file));
-    }));
-    assert.ok(Date.parse(started[1].StartedAt) > Date.parse(started[0].Health.Log[0].End));
+    assert.equal(states, "app healthy");
   } finally {
     await docker([...compose, "down", "--volumes", "--timeout", "5"], file);
   }
@@ -362,7 +354,7 @@ test("Swarm replaces a wedged replica, and rolls back an update that never gets 
   try {
     const env = { IMAGE: image("deno"), PUBLISHED_PORT: "18080" };
     await docker(
-      ["stack", "deploy", "--detach=true", "--resolve-image", "never", "--compose-file", "stack.yaml", NAME],
+      ["stack", "deploy", "--detach=true", "--resolve-image", "never", "--compose-file", "deploy/stack.yaml", NAME],
       env,
     );
     const [wedged] = await until(async () => (await running()).length === 2 && await running(), "two running tasks");
@@ -417,7 +409,7 @@ test("kubernetes.yaml is valid by the published schema, and as strict as the con
     import("kubernetes-models/v1/Service"),
     import("kubernetes-models/policy/v1/PodDisruptionBudget"),
   ]);
-  const documents = parseAllDocuments(readFileSync(`${ROOT}/kubernetes.yaml`, "utf8")).map((document) =>
+  const documents = parseAllDocuments(readFileSync(`${ROOT}/deploy/kubernetes.yaml`, "utf8")).map((document) =>
     document.toJS()
   );
   const models = [Deployment, Service, PodDisruptionBudget];

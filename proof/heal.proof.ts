@@ -1,5 +1,5 @@
 /**
- * Run by `npm test` on Node.js: how the images heal themselves on plain Docker, on a real engine. The probe's timing is
+ * Run by `npm run test:image`: how the images heal themselves on plain Docker, on a real engine. The probe's timing is
  * shortened by flags, with one case at the image's own. What was measured is printed beside the test.
  */
 import assert from "node:assert/strict";

@@ -78,7 +78,7 @@ function moveIn() {
   const moved = main.replace(/^ +\/\/ ═.*BEGIN HERE[^]*END HERE ═+$/m, () => code);
   assert.notEqual(moved, main);
   writeFileSync(`${COPY}/main.ts`, moved);
-  mkdirSync(`${COPY}/data`);
+  mkdirSync(`${COPY}/data`, { recursive: true });
 }
 
 const sqlite = process.env.BENCH_NODE;

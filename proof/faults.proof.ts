@@ -44,7 +44,7 @@ async function healthy(port: number, PING_TIMEOUT_MS = "3000") {
 
 /** Runs the load to its end. */
 async function load(...args: number[]): Promise<{ sent: number; answered: number; refused: number }> {
-  const program = launch(["--import", "tsx", "tests/load.ts", ...args.map(String)], {}, { runtime: RUNTIMES[0] });
+  const program = launch(["--import", "tsx", "proof/load.ts", ...args.map(String)], {}, { runtime: RUNTIMES[0] });
   assert.equal(await program.exit, 0, program.stderr);
   return JSON.parse(program.stdout.trim().split("\n").at(-1)!);
 }
@@ -134,7 +134,7 @@ const CASES: Case[] = [
   [`${PROBES} probes under a load that saturates a core`, async (runtime) => {
     let slowestMs = 0;
     await withService({ ACCESS_LOG: "off" }, async (service) => {
-      const loading = launch(["--import", "tsx", "tests/load.ts", `${service.port}`, "64", "0", "16"], {}, {
+      const loading = launch(["--import", "tsx", "proof/load.ts", `${service.port}`, "64", "0", "16"], {}, {
         runtime: RUNTIMES[0],
       });
       try {

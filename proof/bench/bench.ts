@@ -489,7 +489,7 @@ const GROUPS: Record<string, {
       `Two containers of one image, wedged together ${
         WEDGE_AFTER_MS / 1000
       } s after \`docker run\` by a route whose loop ` +
-      `never ends, with half a core each; the moments are in results.json, and drawn in [lifecycle.svg](lifecycle.svg).`,
+      `never ends, with half a core each; the moments are in results.json, and drawn in [lifecycle.svg](../../docs/lifecycle.svg).`,
     needs: ["docker"],
     measure: lifecycle,
   },

@@ -1,9 +1,10 @@
 /** What the benchmark runs: the project as it is run, and the programs that it is compared with. */
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
+import { ROOT, scratch } from "../harness.ts";
 
-export const ROOT = `${import.meta.dirname}/..`;
+export { ROOT };
 export const NODE = process.env.BENCH_NODE || process.execPath;
 /** A Go program that answers /healthz and has --ping; its rows are left out if it is not named. */
 export const PEER = process.env.PEER;
@@ -31,8 +32,8 @@ export const DENO = output([`${ROOT}/node_modules/.bin/deno`, "eval", "console.l
 /** Whether a command runs and succeeds. */
 export const has = (command: string[]) => spawnSync(command[0], command.slice(1)).status === 0;
 
-/** Stands in the project, so that what lies in it finds the project's packages. Removed at the exit. */
-export const WORK = mkdtempSync(`${ROOT}/.test-bench-`);
+/** What lies in it finds the project's packages. Removed at the exit. */
+export const WORK = scratch();
 process.on("exit", () => rmSync(WORK, { recursive: true }));
 process.on("SIGINT", () => process.exit(1));
 
@@ -47,7 +48,7 @@ export function write(name: string, text: string): string {
 /** A copy of the project, as an image is built from it, with routes in its place for them; gives its folder. */
 export function copy(name: string, routes: string): string {
   const folder = `${WORK}/${name}`;
-  for (const entry of readdirSync(ROOT).filter((entry) => !/^(node_modules|\.git|\.test-.*)$/.test(entry))) {
+  for (const entry of readdirSync(ROOT).filter((entry) => !/^(node_modules|\.git|proof)$/.test(entry))) {
     cpSync(`${ROOT}/${entry}`, `${folder}/${entry}`, { recursive: true });
   }
   const main = readFileSync(`${ROOT}/main.ts`, "utf8");
@@ -63,7 +64,7 @@ const dockerfile = readFileSync(`${ROOT}/Dockerfile`, "utf8").replaceAll("\\\n",
 /** What an instruction of the Dockerfile gives Deno, the file and what follows it aside. */
 const optionsOf = (instruction: RegExp): string[] => {
   const words: string[] = JSON.parse(instruction.exec(dockerfile)![1]);
-  return words.slice(words.indexOf("/bin/deno") + 1, words.indexOf("/heartbeat/main.js"));
+  return words.slice(words.indexOf("/bin/deno") + 1, words.indexOf("/app/main.js"));
 };
 const serviceOptions = optionsOf(/ENTRYPOINT (\[.*"\/bin\/deno".*\])/);
 const probeOptions = optionsOf(/HEALTHCHECK .*CMD (\["\/bin\/deno".*\])/);

@@ -1,17 +1,27 @@
 /**
- * Run by `npm test` on Node.js: HAProxy, with its plain check on /readyz, before an instance on Node.js and one on Deno.
+ * Run by `npm run test:faults`: HAProxy, with its plain check on /readyz, before an instance on Node.js and one on Deno.
  * Each is restarted twice under load. Without HAProxy it skips, and says so; in CI that is a failure.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { Agent, type IncomingMessage, request } from "node:http";
-import process from "node:process";
 import { test } from "node:test";
-import { allRuntimes, Client, freePort, launch, missing, type Program, ROOT, type Runtime, until } from "./harness.ts";
+import {
+  allRuntimes,
+  Client,
+  freePort,
+  launch,
+  missing,
+  type Program,
+  ROOT,
+  type Runtime,
+  scratch,
+  until,
+} from "./harness.ts";
 
-const FOLDER = `${ROOT}/.test-balancer-${process.pid}`;
+const FOLDER = scratch();
 /** HAProxy asks twice, 500 ms apart, before it takes an instance out; a check that has begun counts too. */
 const DRAIN_DELAY_MS = "2000";
 const CHECK = "check inter 500ms fall 2 rise 1";
@@ -66,7 +76,6 @@ async function waitFor(statusPort: number, name: string, status: string) {
 }
 
 test("no request is lost behind HAProxy when instances are restarted under load", { skip }, async (t) => {
-  mkdirSync(FOLDER);
   const children: { kill: (signal: NodeJS.Signals) => void }[] = [];
   const agent = new Agent({ keepAlive: true, maxSockets: WORKERS });
   try {

@@ -6,9 +6,19 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { createHash, randomBytes, randomUUID } from "node:crypto";
 import { once } from "node:events";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer, type IncomingMessage, request as httpRequest } from "node:http";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
 import { after, before, describe, test } from "node:test";
@@ -30,7 +40,9 @@ import {
   withService,
 } from "./harness.ts";
 
-const FOLDER = `${ROOT}/.test-service-${process.pid}`;
+/** What moves in finds the packages of proof/ here, and those of the project one level below. */
+const FOLDER = mkdtempSync(`${tmpdir()}/heartbeat-service-`);
+symlinkSync(`${import.meta.dirname}/node_modules`, `${FOLDER}/node_modules`);
 const MIB = 1024 * 1024;
 /** Within this the stop of an idle service is over, whatever streams and sockets are open. */
 const PROMPT_MS = 1000;
@@ -61,7 +73,10 @@ function moveIn(name: string, code: string): string {
   cpSync(`${ROOT}/deno.json`, `${folder}/deno.json`);
   cpSync(`${ROOT}/deno.lock`, `${folder}/deno.lock`);
   const { type, dependencies } = readPackage(ROOT);
-  for (const own of ["ws", "@types/ws", "zod"]) dependencies[own] = readPackage(`${ROOT}/node_modules/${own}`).version;
+  for (const own of ["ws", "@types/ws", "zod"]) {
+    dependencies[own] = readPackage(`${FOLDER}/node_modules/${own}`).version;
+  }
+  symlinkSync(realpathSync(`${ROOT}/node_modules`), `${folder}/node_modules`);
   writeFileSync(`${folder}/package.json`, JSON.stringify({ type, dependencies }));
   return `${folder}/main.ts`;
 }
@@ -397,8 +412,8 @@ describe("the image with a service inside", { concurrency: 2, skip }, () => {
     // The one place where a permission is added.
     const recipe = readFileSync(`${ROOT}/Dockerfile`, "utf8");
     const permitted = recipe.replace(
-      '"--allow-read=/heartbeat/static"',
-      '"--allow-read=/heartbeat/static,/data", "--allow-write=/data"',
+      '"--allow-read=/app/static"',
+      '"--allow-read=/app/static,/data", "--allow-write=/data"',
     );
     assert.notEqual(permitted, recipe);
     writeFileSync(`${folder}/Dockerfile`, permitted);

@@ -2,8 +2,19 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { tmpdir } from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
 import { readSettings } from "../main.ts";
@@ -40,6 +51,14 @@ export function copyProject(folder: string) {
     mkdirSync(dirname(`${folder}/${file}`), { recursive: true });
     cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
   }
+}
+
+/** A folder outside the project, with the settings and the packages that a run of main.ts needs. The caller removes it. */
+export function scratch(): string {
+  const folder = mkdtempSync(`${tmpdir()}/heartbeat-proof-`);
+  for (const file of ["package.json", "deno.json", "deno.lock"]) cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
+  symlinkSync(realpathSync(`${ROOT}/node_modules`), `${folder}/node_modules`);
+  return folder;
 }
 
 /** The path of Deno's own binary, wherever npm put it. */
@@ -187,9 +206,8 @@ export async function withRoutes(
   body: (service: Service) => Promise<void>,
   start: Start = {},
 ) {
-  const folder = `${ROOT}/.test-${process.pid}-${Math.random().toString(36).slice(2)}`;
+  const folder = scratch();
   try {
-    mkdirSync(folder);
     writeFileSync(`${folder}/main.ts`, withRoutesOf(readFileSync(`${ROOT}/main.ts`, "utf8"), routes));
     await withService(env, body, { ...start, file: `${folder}/main.ts` });
   } finally {

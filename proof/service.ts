@@ -1,5 +1,5 @@
 /**
- * A realistic service, as a user would write it: tests/service.test.ts moves it in at the mark of main.ts and drives it
+ * A realistic service, as a user would write it: service.proof.ts moves it in at the mark of main.ts and drives it
  * on each runtime and in both images.
  */
 import type { MiddlewareHandler } from "hono";

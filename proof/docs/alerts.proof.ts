@@ -119,7 +119,7 @@ test("watch.sh tells of each unhealthy container, its end and its recovery, what
   let status = 200;
   const webhook = await receive(() => status);
   const socket = await interpose(`${folder}/docker.sock`);
-  const watch = spawn("sh", ["alerts/watch.sh", "--filter", `label=${NAME}`], {
+  const watch = spawn("sh", ["deploy/watch.sh", "--filter", `label=${NAME}`], {
     cwd: ROOT,
     env: { ...process.env, WEBHOOK: webhook.url, DOCKER_HOST: `unix://${folder}/docker.sock`, TMPDIR: folder },
     stdio: ["ignore", "inherit", "pipe"],
@@ -202,7 +202,7 @@ test("watch.sh tells of each unhealthy container, its end and its recovery, what
 });
 
 test("watch.sh without WEBHOOK ends with one line", async () => {
-  const error = await run("sh", ["alerts/watch.sh"], { cwd: ROOT, env: { ...process.env, WEBHOOK: "" } }).catch((e) =>
+  const error = await run("sh", ["deploy/watch.sh"], { cwd: ROOT, env: { ...process.env, WEBHOOK: "" } }).catch((e) =>
     e
   );
   assert.equal(error.code, 1);
@@ -210,8 +210,8 @@ test("watch.sh without WEBHOOK ends with one line", async () => {
 });
 
 test("the Prometheus rules fire for what does not heal, and for nothing else", { skip: skipRules }, async () => {
-  await run("promtool", ["check", "rules", "alerts/prometheus.rules.yaml"], { cwd: ROOT });
-  await run("promtool", ["test", "rules", "alerts/prometheus.test.yaml"], { cwd: ROOT });
+  await run("promtool", ["check", "rules", "deploy/prometheus.rules.yaml"], { cwd: ROOT });
+  await run("promtool", ["test", "rules", "proof/prometheus.test.yaml"], { cwd: ROOT });
 });
 
 // ── Telemetry ──
