@@ -56,7 +56,8 @@ FROM base AS node
 COPY --from=node-files /files /
 COPY --from=bundle /build/bundle /heartbeat
 ENTRYPOINT ["/bin/tini", "-s", "-e", "143", "--", "/bin/node", "--enable-source-maps", "/heartbeat/main.js"]
-HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \
+# Podman before 5.5 takes missing retries for none: the first failure would be unhealthy.
+HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s --retries=3 \
   CMD ["/bin/node", "/heartbeat/main.js", "--ping"]
 
 FROM base AS deno
@@ -70,7 +71,7 @@ ENTRYPOINT ["/bin/tini", "-s", "-e", "143", "--", \
   "/bin/deno", "run", "--no-prompt", "--no-config", "--no-npm", "--no-remote", "--no-code-cache", \
   "--allow-env", "--allow-read=/heartbeat/static", "--allow-net=0.0.0.0,127.0.0.1,[::],[::1],localhost", \
   "/heartbeat/main.js"]
-# The probe's own, whatever the service may do.
-HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \
+# The probe's own, whatever the service may do. The retries are written out because of Podman, see above.
+HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s --retries=3 \
   CMD ["/bin/deno", "run", "--no-prompt", "--no-config", "--no-npm", "--no-remote", "--no-code-cache", \
   "--allow-all", "/heartbeat/main.js", "--ping"]
