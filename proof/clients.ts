@@ -2,10 +2,15 @@
  * Clients of a service that is being restarted: some open a connection for each request, some keep theirs, some upload,
  * some wait for an answer that takes its time. A request is lost if its whole right answer does not come; none is sent
  * twice.
+ *
+ * As a program it asks until SIGTERM, and exits 1 if a request was lost:
+ *
+ *     node clients.ts http://tasks.heartbeat:8080
  */
 import assert from "node:assert/strict";
 import { Agent, type IncomingMessage, request } from "node:http";
 import { once } from "node:events";
+import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /** What the clients ask for, for withRoutesOf(). */
@@ -42,7 +47,8 @@ async function ask(url: URL, { path, isKept }: Kind, agent: Agent) {
   const isUpload = path === "/upload";
   const method = isUpload ? "POST" : "GET";
   const headers = isUpload ? { "Content-Length": PART.length * PARTS } : {};
-  const options = { path, method, headers, agent: isKept ? agent : false as const };
+  // One address a connection: a client that tries the next one would hide a refusal.
+  const options = { path, method, headers, agent: isKept ? agent : false as const, autoSelectFamily: false };
   const sent = request(url, { ...options, signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
   const answered = once(sent, "response") as Promise<[IncomingMessage]>;
   answered.catch(() => {}); // awaited below, after the upload
@@ -97,4 +103,9 @@ export async function underLoad(url: URL, body: () => Promise<void>): Promise<st
   const total = counts.reduce((sum, { count }) => sum + count, 0);
   assert.deepEqual(lost.slice(0, 20), [], `${lost.length} of ${total} requests were lost`);
   return `none of ${total} requests was lost: ${counts.map(({ name, count }) => `${count} ${name}`).join(", ")}`;
+}
+
+if (import.meta.main) {
+  const isOver = once(process, "SIGTERM");
+  console.log(await underLoad(new URL(process.argv[2]), async () => void await isOver));
 }
