@@ -49,7 +49,8 @@ FROM base AS node
 COPY --from=node-files /files /
 COPY --from=bundle /build/bundle /app
 ENTRYPOINT ["/bin/tini", "-s", "-e", "143", "--", "/bin/node", "--enable-source-maps", "/app/main.js"]
-HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \
+# Podman before 5.5 takes missing retries for none: the first failure would be unhealthy.
+HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s --retries=3 \
   CMD ["/bin/node", "/app/main.js", "--ping"]
 
 FROM base AS deno
@@ -64,7 +65,7 @@ ENTRYPOINT ["/bin/tini", "-s", "-e", "143", "--", \
   "--unstable-no-legacy-abort", \
   "--allow-env", "--allow-read=/app/static", "--allow-net=0.0.0.0,127.0.0.1,[::],[::1],localhost", \
   "/app/main.js"]
-# The probe's own, whatever the service may do.
-HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s \
+# The probe's own, whatever the service may do. The retries are written out because of Podman, see above.
+HEALTHCHECK --start-period=2s --start-interval=1s --interval=10s --timeout=5s --retries=3 \
   CMD ["/bin/deno", "run", "--no-prompt", "--no-config", "--no-npm", "--no-remote", "--no-code-cache", \
   "--allow-all", "/app/main.js", "--ping"]
