@@ -41,7 +41,7 @@ async function run(args: string[], port: string, listening = async (_port: strin
 test("addRoutes() answers / when it is asked", async () => {
   const service = new AbortController();
   const app = await createApp(() => false);
-  const { close } = await addRoutes(app, { stopping: service.signal }) ?? {};
+  const { close } = await addRoutes(app, { stopping: service.signal, log() {} }) ?? {};
   try {
     const response = await app.request("/");
     assert.match(await response.text(), /replace this route/, "The text expected here is the placeholder's: change it");

@@ -349,9 +349,9 @@ export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<num
   let head = "";
   for await (const chunk of chunks) {
     head += String.fromCharCode(...chunk.subarray(0, HEAD_LIMIT_BYTES - head.length));
-    if (head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES || !head.startsWith("H")) break;
+    if (head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES || /^[^H]/.test(head)) break;
   }
-  const [, status] = /^HTTP\/1\.[01] ([1-5]\d\d)[ \r][^]*\r\n\r\n/.exec(head) ?? [];
+  const [, status] = /^HTTP\/1\.[01] ([1-5]\d\d)\b[^]*\r\n\r\n/.exec(head) ?? [];
   if (status) return Number(status);
   throw new Error(`sent no HTTP response head in ${head.length} bytes: ${quote(head)}`);
 }

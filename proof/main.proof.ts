@@ -62,13 +62,9 @@ test("readSettings() refuses what is malformed, naming the variable and its valu
   for (
     const value of [
       "http://a",
-      "a:80",
       "[::1]",
       "::1]:80/[",
       "::1]/[",
-      "1.2.3",
-      "0",
-      "256.0.0.1",
       "a b",
       " a",
       "a/b",
@@ -76,9 +72,6 @@ test("readSettings() refuses what is malformed, naming the variable and its valu
       "a?b",
       "a#b",
       "%61",
-      ":",
-      ":::",
-      "12345::",
       "fe80::1%eth0",
       "a\nb",
     ]
@@ -102,23 +95,20 @@ async function withApp(
   const printed: string[] = [];
   console.log = console.error = (lines: string) => void printed.push(...lines.split("\n"));
   const logged = async (count: number) => {
-    while (printed.length < count) await new Promise((resolve) => setTimeout(resolve, 1));
+    const startMs = performance.now();
+    while (printed.length < count && performance.now() - startMs < 5000) {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
     assert.equal(printed.length, count);
     return printed.splice(0).map((line) => JSON.parse(line));
   };
   try {
     const app = await createApp(() => draining);
-    await addRoutes(app, { stopping: new AbortController().signal });
-    const handler = createHandler(app, accessLog);
+    await addRoutes(app, { stopping: new AbortController().signal, log() {} });
+    const handler = createHandler(app, () => draining, accessLog);
     const ask = async (path: string, method = "GET") => {
-      const { response, sent } = handler.answer(
-        new Request(`http://test${path}`, { method }),
-        {},
-        (response) => response,
-      );
-      const answer = await response;
-      sent(true);
-      return answer;
+      const request = new Request(`http://test${path}`, { method });
+      return await handler.answer(request, {}, Promise.resolve(true));
     };
     await body(ask, logged, app);
   } finally {
@@ -153,22 +143,15 @@ test("GET and HEAD /readyz answer 200, and 503 once draining", async () => {
   }
 });
 
-test("the health endpoints answer 405 to another method, with Allow", async () => {
+test("a POST to a health path is a 404 like any other", async () => {
   await withApp(async (ask) => {
-    for (const path of ["/healthz", "/readyz"]) {
-      for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
-        const response = await ask(path, method);
-        assert.equal(response.status, 405);
-        assert.equal(response.headers.get("Allow"), "GET, HEAD");
-        assert.deepEqual(await response.json(), { error: "Method Not Allowed" });
-      }
-    }
+    for (const path of ["/healthz", "/readyz"]) assert.equal((await ask(path, "POST")).status, 404);
   });
 });
 
 test("GET / answers a line of text, and an unknown path 404", async () => {
   await withApp(async (ask) => {
-    assert.match(await (await ask("/")).text(), /^heartbeat [^\n]+\n$/);
+    assert.match(await (await ask("/")).text(), /^It works: [^\n]+\n$/);
     for (const path of ["/nope", "/healthz/", "//healthz", "/healthz%00"]) {
       const response = await ask(path);
       assert.equal(response.status, 404, path);
@@ -186,7 +169,7 @@ test("the access log has a line per request, but none for health and no query", 
       ["GET", "/nope", 404],
     ]);
     for (const { time, ms } of entries) {
-      assert.equal(new Date(String(time)).toISOString(), time);
+      assert.ok(Math.abs(Number(time) - Date.now()) < 60_000, `${time}`);
       assert.ok(Number(ms) >= 0 && Number(ms) < 1000, `${ms}`);
     }
   }, { accessLog: true });
@@ -202,8 +185,7 @@ test("a handler that throws answers a generic 500 and logs the detail", async ()
     const [thrown, text] of [
       [new Error("the detail"), "Error: the detail"],
       ["the detail", "the detail"],
-      [{ toString: () => "the detail" }, "the detail"],
-      [Object.create(null), "object"], // it has no text
+      [Object.create(null), "an object"], // it has no text
     ]
   ) {
     await withApp(async (ask, logged, app) => {
@@ -221,10 +203,9 @@ test("a handler that throws answers a generic 500 and logs the detail", async ()
         assert.equal(response.status, 500);
         if (path === "/behind" && thrown instanceof Error) assert.equal(response.headers.get("After"), "all");
         assert.deepEqual(await response.json(), { error: "Internal Server Error" });
-        const [failure, access] = await logged(2);
-        assert.equal(failure.error, text);
-        if (thrown instanceof Error) assert.match(String(failure.stack), /^ +at .*main\.proof\.ts:\d+/);
-        assert.deepEqual([failure.path, access.path, access.status], [path, path, 500]);
+        const [line] = await logged(1);
+        assert.deepEqual([line.path, line.status, line.error], [path, 500, text]);
+        if (thrown instanceof Error) assert.match(String(line.stack), /^ +at .*main\.proof\.ts:\d+/);
       }
     }, { accessLog: true });
   }
@@ -235,38 +216,42 @@ test("a route that returns what no client can be sent answers a generic 500", as
     app.get("/error", () => Response.error());
     const response = await ask("/error");
     assert.deepEqual([response.status, await response.json()], [500, { error: "Internal Server Error" }]);
-    assert.deepEqual((await logged(2)).map(({ status }) => status), [undefined, 500]);
+    assert.deepEqual((await logged(1)).map(({ status }) => status), [500]);
   }, { accessLog: true });
 });
 
-test("a handler that throws Hono's HTTPException answers what that says of a client's fault, and hides the service's", async () => {
+test("a handler that throws Hono's HTTPException is answered as that says, and logged from 500 on", async () => {
   const { HTTPException } = await import("hono/http-exception");
   await withApp(async (ask, logged, app) => {
     app.get("/secret", () => {
       throw new HTTPException(401, { message: "who are you?" });
     });
     app.get("/fault", () => {
-      throw new HTTPException(503, { message: "the password is" });
+      throw new HTTPException(503, { message: "not now" });
     });
     const response = await ask("/secret");
     assert.deepEqual([response.status, await response.text()], [401, "who are you?"]);
     const fault = await ask("/fault");
-    assert.deepEqual([fault.status, await fault.json()], [500, { error: "Internal Server Error" }]);
-    const [client, failure, access] = await logged(3);
-    assert.deepEqual([client.status, access.status], [401, 500]);
-    assert.deepEqual([failure.path, failure.error], ["/fault", "Error: the password is"]);
+    assert.deepEqual([fault.status, await fault.text()], [503, "not now"]);
+    const lines = await logged(2);
+    assert.deepEqual(lines.map(({ path, status, error }) => [path, status, error]), [
+      ["/fault", 503, "Error: not now"], // on standard error, and so at once
+      ["/secret", 401, undefined],
+    ]);
   }, { accessLog: true });
 });
 
 // ── The program ──
 
-test("--help and --version print on standard output; anything else is refused, and serves nothing", async () => {
-  const { version } = JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8"));
-  assert.deepEqual(await run(["--version"]), { code: 0, stdout: `${version}\n`, stderr: "" });
+test("--help prints on standard output; anything else is refused, and serves nothing", async () => {
   const help = await run(["--help"]);
   assert.deepEqual([help.code, help.stderr], [0, ""]);
   for (const name of VARIABLES) assert.ok(help.stdout.includes(name), name);
-  for (const args of [["--pong"], ["--ping", "--ping"], ["--ping", "x"], ["serve"], [""], ["--ping=1"], ["-h"]]) {
+  for (
+    const args of [["--pong"], ["--ping", "--ping"], ["--ping", "x"], ["serve"], [""], ["--ping=1"], ["-h"], [
+      "--version",
+    ]]
+  ) {
     const { code, stdout, stderr } = await run(args);
     const stray = args.find((arg) => arg !== "--ping") ?? "--ping";
     assert.deepEqual([code, stdout, stderr], [1, "", `Unexpected argument ${JSON.stringify(stray)}\n${help.stdout}`]);
