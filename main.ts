@@ -236,8 +236,7 @@ type Listener = { port: number; close(): Promise<unknown> };
  * @returns The exit code: 0 if every request in flight was answered and `close` succeeded, else 1
  * @throws {Error} in one line, if addRoutes() fails or it cannot listen
  */
-async function serve(settings: Settings): Promise<number> {
-  const { host, port, accessLog, drainDelayMs, shutdownTimeoutMs } = settings;
+async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings): Promise<number> {
   let exitCode = 0;
 
   // Start.
@@ -253,7 +252,7 @@ async function serve(settings: Settings): Promise<number> {
 
   // Listen.
   const signal = firstSignal(handler);
-  const listener = await runtime.listen(settings, handler, hooks).catch((error) => {
+  const listener = await runtime.listen(host, port, handler, hooks).catch((error) => {
     throw new Error(`Cannot listen on ${authority(host, port)}: ${errorMessage(error)}`);
   });
   print(`Listening on http://${authority(host, listener.port)}`);
@@ -499,7 +498,7 @@ function node() {
   };
 }
 
-async function listenOnNode({ host, port }: Settings, handler: Handler, { websocket }: Hooks): Promise<Listener> {
+async function listenOnNode(host: string, port: number, handler: Handler, { websocket }: Hooks): Promise<Listener> {
   const { createAdaptorServer } = await import("@hono/node-server");
   // A log that nobody can take does not end the service.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
@@ -607,20 +606,21 @@ const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
 /** The time between two attempts to listen again. */
 const LISTEN_PAUSE_MS = 250;
 
+/** Whether the console is used, because it exports logs by OpenTelemetry. A probe would wait for the collector. */
+let isExported = false;
+
 function deno(): ReturnType<typeof node> {
   /** Writes past the console, which doubles the service's memory. */
   const write = (file: { writeSync(bytes: Uint8Array): number }, text: string) => {
     for (let rest = new TextEncoder().encode(`${text}\n`); rest.length > 0;) rest = rest.subarray(file.writeSync(rest));
   };
-  /** Only the console exports logs by OpenTelemetry; the probe would wait for the collector. */
-  const isExported = () => Deno.env.get("OTEL_DENO") && Deno.args[0] !== "--ping";
   return {
     args: Deno.args,
     entry: () => Deno.mainModule.replace("file://", ""),
     env: Deno.env.get,
     exit: Deno.exit,
-    writeOut: (text) => isExported() ? console.log(text) : write(Deno.stdout, text),
-    writeError: (text) => isExported() ? console.error(text) : write(Deno.stderr, text),
+    writeOut: (text) => isExported ? console.log(text) : write(Deno.stdout, text),
+    writeError: (text) => isExported ? console.error(text) : write(Deno.stderr, text),
     written: () => Promise.resolve([]),
     readFile: (path) => Deno.readTextFileSync(path),
     writeFile: (path, text) => Deno.writeTextFileSync(path, text),
@@ -639,7 +639,8 @@ function deno(): ReturnType<typeof node> {
   };
 }
 
-async function listenOnDeno({ host: hostname, port }: Settings, handler: Handler): Promise<Listener> {
+async function listenOnDeno(hostname: string, port: number, handler: Handler): Promise<Listener> {
+  isExported = Deno.env.has("OTEL_DENO");
   const uploads = new Set<Promise<unknown>>();
   let isClosing = false;
   const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {

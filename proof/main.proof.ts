@@ -82,6 +82,23 @@ test("readSettings() refuses what is malformed, naming the variable and its valu
 
 // ── Routes ──
 
+/** Takes what main.ts prints in this process: by the console on Node.js, past it on Deno. Returns what undoes that. */
+function intercept(take: (text: string) => void): () => void {
+  const { log, error } = console;
+  if (!("Deno" in globalThis)) {
+    console.log = console.error = take;
+    return () => Object.assign(console, { log, error });
+  }
+  const files = [Deno.stdout, Deno.stderr];
+  const writes = files.map(({ writeSync }) => writeSync);
+  const writeSync = (bytes: Uint8Array) => {
+    take(new TextDecoder().decode(bytes));
+    return bytes.length;
+  };
+  for (const file of files) Object.assign(file, { writeSync });
+  return () => files.forEach((file, at) => Object.assign(file, { writeSync: writes[at] }));
+}
+
 /** A way to ask the application, so many lines that it logged meanwhile, and itself. */
 async function withApp(
   body: (
@@ -91,9 +108,9 @@ async function withApp(
   ) => Promise<void>,
   { accessLog = false, draining = false } = {},
 ) {
-  const { log, error } = console;
   const printed: string[] = [];
-  console.log = console.error = (lines: string) => void printed.push(...lines.split("\n"));
+  const take = (lines: string) => void printed.push(...lines.trimEnd().split("\n"));
+  const restore = intercept(take);
   const logged = async (count: number) => {
     const startMs = performance.now();
     while (printed.length < count && performance.now() - startMs < 5000) {
@@ -112,7 +129,7 @@ async function withApp(
     };
     await body(ask, logged, app);
   } finally {
-    Object.assign(console, { log, error });
+    restore();
   }
 }
 
