@@ -70,7 +70,7 @@ export async function createApp(isDraining: () => boolean, ready: Hooks["ready"]
   const app: App = new Hono();
   const isReady = shareReady(ready);
   const uncached = { "Cache-Control": "no-store" };
-  let healthy: Response | undefined; // one for all requests, because it has no body to use up
+  let healthy: Response | undefined; // made by the first request, because only then is Response the adapter's
 
   // Registered first: no middleware can break or delay the health endpoints.
   app.get("/healthz", () => healthy ??= new Response(null, { headers: uncached }));
@@ -115,8 +115,8 @@ export type Handler = ReturnType<typeof createHandler>;
 /**
  * Wraps the application: answers whatever its routes do, counts requests in flight, and logs each one when it is over.
  *
- * @param isDraining Whether each response is to close its connection
- * @param accessLog Whether every request is logged, or only those that fail; health never is
+ * @param isDraining Whether the service drains; each response then closes its connection
+ * @param accessLog Whether every request is logged; if not, only a failed one is. Health never is
  */
 export function createHandler(app: App, isDraining: () => boolean, accessLog: boolean) {
   let inFlight = 0;
@@ -128,8 +128,8 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
     /**
      * Answers a request. Returns a promise only where the route does, because the adapter of Node.js is faster without.
      *
-     * @param env What the runtime gives with the request, one object each
-     * @param over Resolves to true once the response was sent, to false if its client left
+     * @param env What the runtime gives with the request: a new object for each request
+     * @param over Resolves when the request is over: to true if the response was sent, to false if the client left
      */
     answer(request: Request, env: object, over = Promise.resolve(true)): Response | Promise<Response> {
       const startMs = accessLog ? performance.now() : 0;
@@ -150,7 +150,7 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
         response = fail(thrown);
       }
       over.then(async (isSent) => {
-        const { status } = await response; // its client may have left before
+        const { status } = await response; // the route may still run after its client left
         if (--inFlight === 0) onIdle();
         if (accessLog || notes.has(env)) logRequest(request, env, status, startMs, isSent);
       });
@@ -172,39 +172,40 @@ const notes = new WeakMap<object, Record<string, unknown>>();
 /** Adds fields to a request's line; does nothing without an `env`, as in `app.request()`. */
 const log: Tools["log"] = ({ env }, fields) => env && notes.set(env, Object.assign(notes.get(env) ?? {}, fields));
 
-/** Notes what was thrown. After the client left, that is no error of the service. */
+/** Notes what was thrown; after the client left it makes the request incomplete, not failed. */
 const noteError = (env: object, thrown: unknown) =>
   env && log({ env }, runtime.hasClientLeft(env, thrown) ? { incomplete: true } : errorFields(thrown));
 
-/** Logs a request that is over: on standard error if it failed. `startMs` is 0 where the access log is off. */
+/** Logs a request that is over, on standard error if it failed. `startMs` is 0 if the access log is off. */
 function logRequest({ method, url }: Request, env: object, status: number, startMs: number, isSent: boolean): void {
   const path = url.replace(/^\w+:\/\/[^/]*|[?#].*/g, ""); // without the query, which may hold secrets
   if (path === "/healthz" || path === "/readyz") return;
   const note = notes.get(env);
-  const ms = startMs && Math.round((performance.now() - startMs) * 1000) / 1000;
+  const ms = startMs ? Math.round((performance.now() - startMs) * 1000) / 1000 : undefined;
   const line = toLine({ method, path, status, ms, incomplete: !isSent || note?.incomplete || undefined }, note);
   if (note?.error !== undefined) print(line, runtime.writeError);
   else if (startMs && gathered.push(line) === 1) setTimeout(flush, GATHER_MS);
 }
 
-/** A line of the log, in milliseconds since 1970. Further fields replace none of the usual ones. */
+/** Makes a line of the log. `time` is in milliseconds since 1970. More fields replace none of the usual ones. */
 function toLine(fields: object, more?: object): string {
   const usual = { time: Date.now(), ...fields };
   try {
+    // The usual fields stand first for the order, and last to win.
     return JSON.stringify(more ? { ...usual, ...more, ...usual, toJSON: undefined } : usual);
   } catch (error) { // a BigInt or a cycle
-    return JSON.stringify({ ...usual, unloggable: errorMessage(error) });
+    return JSON.stringify({ ...usual, unloggable: toText(error) });
   }
 }
 
 /** Describes what was thrown, which may be anything, in bounded fields. */
 function errorFields(thrown: unknown) {
   const { cause, stack } = thrown instanceof Error ? thrown : {} as Partial<Error>;
-  const places = `${stack}`.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS);
-  return { error: toText(thrown), cause: cause && toText(cause), stack: places };
+  const frames = `${stack}`.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS);
+  return { error: toText(thrown), cause: cause && toText(cause), stack: frames };
 }
 
-/** An object that is no Error may have no text. */
+/** Returns a bounded text. An object that is no Error may have none: String() can throw for it. */
 const toText = (value: unknown) =>
   (value instanceof Error || typeof value !== "object" ? String(value) : "an object").slice(0, ERROR_LIMIT_CHARS);
 
@@ -305,7 +306,7 @@ function firstSignal(handler: Handler): Promise<void> {
 
 // ── The probe ──
 
-/** The longest response head that the probe reads. */
+/** The most bytes of a response head that the probe reads. */
 const HEAD_LIMIT_BYTES = 16_384;
 /** The unspecified address of either family, however it is written. */
 const WILDCARD_PATTERN = /^[0.:]+$/;
@@ -357,34 +358,34 @@ export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<num
 
 // ── Healing: plain Docker restarts what ended, not what is unhealthy ──
 
-/** What one probe tells the next: the life of process 1, then how many probes failed in a row and since when. */
+/** What one probe tells the next: when process 1 started, how many probes failed in a row, and since when. */
 const STREAK_FILE = "/dev/shm/heartbeat-streak";
-/** So many failures turn a container unhealthy: Docker tells of it before the service is ended. */
+/** Docker calls a container unhealthy after this many failures. The service is ended at a later one. */
 const FAILURES_MIN = 3;
 const INIT_PATTERN = /(^|\/)(tini|docker-init|dumb-init|catatonit)$/;
-/** What process 1 begins with in an image of another architecture. */
+/** The command line of process 1 begins with an emulator if the image is for another architecture. */
 const EMULATOR_PATTERN = /qemu|rosetta/;
 
 /**
  * Notes what a probe found, and ends a service whose probes failed for `healAfterMs` without a break. The init passes
- * the signal on. SIGALRM ends either runtime, even in an endless loop; SIGCONT lets a stopped one end.
+ * the signals on. SIGALRM ends both runtimes, even in an endless loop. SIGCONT wakes a stopped one, so that it can end.
  *
  * @returns What it did, or why it did nothing; nothing for a healthy probe
  */
 export function heal({ outcome }: Finding, healAfterMs: number): string | void {
   try {
-    const life = runtime.readFile("/proc/1/stat").replace(/^.*\) /, "").split(" ")[19]; // proc_pid_stat(5): starttime
-    if (outcome === "healthy") return runtime.writeFile(STREAK_FILE, life);
+    const startTime = runtime.readFile("/proc/1/stat").replace(/^.*\) /, "").split(" ")[19]; // proc_pid_stat(5)
+    if (outcome === "healthy") return runtime.writeFile(STREAK_FILE, startTime);
     if (outcome === "refused") return "not counted: nothing listens";
-    const isHere = runtime.readFile("/proc/1/mountinfo") === runtime.readFile("/proc/self/mountinfo");
+    const isSameContainer = runtime.readFile("/proc/1/mountinfo") === runtime.readFile("/proc/self/mountinfo");
     const isInit = isInitOf(runtime.entry(), runtime.readFile("/proc/1/cmdline").split("\0"));
-    if (!isHere || !isInit) return "refused: process 1 is not this container's init";
+    if (!isSameContainer || !isInit) return "refused: process 1 is not this container's init";
     const nowMs = Number(runtime.readFile("/proc/uptime").split(" ")[0]) * 1000; // a clock that nobody sets
-    const [notedLife, failures = 0, sinceMs = nowMs] = runtime.readFile(STREAK_FILE).split(" ").map(Number);
-    if (notedLife !== Number(life)) return "not counted: never healthy";
+    const [notedTime, failures = 0, sinceMs = nowMs] = runtime.readFile(STREAK_FILE).split(" ").map(Number);
+    if (notedTime !== Number(startTime)) return "not counted: never healthy";
     const lastedMs = Math.round(nowMs - sinceMs);
     if (failures < FAILURES_MIN || lastedMs < healAfterMs) {
-      runtime.writeFile(STREAK_FILE, `${life} ${failures + 1} ${sinceMs}`);
+      runtime.writeFile(STREAK_FILE, `${startTime} ${failures + 1} ${sinceMs}`);
       return `noted: ${failures + 1} failures in ${lastedMs} ms, HEAL_AFTER_MS=${healAfterMs}`;
     }
     for (const signal of ["SIGALRM", "SIGCONT"] as const) runtime.kill(1, signal);
@@ -442,13 +443,13 @@ export function readSettings(env: (name: string) => string | undefined) {
 
 // ── Text and time ──
 
-/** Escaped, a character takes up to six. */
+/** Escapes can make the quoted text six times as long. */
 const QUOTE_LIMIT_CHARS = 64;
 
 /** Quotes a text of unknown origin: bounded, printable ASCII. */
 const quote = (text: string) => JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
 
-/** The runtime's words for an error; one of several addresses at once has only a code. */
+/** An error's message, or its code: Node.js gives no message if it tried several addresses. */
 const errorMessage = (error: unknown) => (error as Error).message || `${(error as { code?: string }).code}`;
 
 /** A host and a port as in a URL: https://www.rfc-editor.org/rfc/rfc3986#section-3.2 */
@@ -457,14 +458,12 @@ const authority = (host: string, port: number) => `${host.includes(":") ? `[${ho
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 /** Resolves to what `run` returns; rejects if it throws or takes longer than `ms`. */
-async function within<T>(ms: number, name: string, run: () => T): Promise<Awaited<T>> {
-  const late = sleep(ms).then(() => Promise.reject(new Error(`${name} took more than ${ms} ms`)));
-  return await Promise.race([late, (async () => await run())()]);
-}
+const within = async <T>(ms: number, name: string, run: () => T): Promise<Awaited<T>> =>
+  await Promise.race([run(), sleep(ms).then(() => Promise.reject(new Error(`${name} took more than ${ms} ms`)))]);
 
 // ── Node.js ──
 
-/** Idle connections stay open for longer than any balancer keeps them (Google's: 600 s), or it sends into a closed one. */
+/** Longer than any balancer keeps an idle connection (Google's: 600 s), because it would send into a closed one. */
 const KEEP_ALIVE_MS = 620_000;
 
 /** What the adapter gives with a request; an upgrade comes without `outgoing`. */
@@ -514,7 +513,7 @@ async function listenOnNode(host: string, port: number, handler: Handler, { webs
   return {
     port: (server.address() as { port: number }).port,
     async close() {
-      // http.Server's own close() cuts responses that are not sent yet: https://github.com/nodejs/node/pull/43890
+      // http.Server's own close() cuts responses that are not sent yet (to be reported).
       process.getBuiltinModule("node:net").Server.prototype.close.call(server);
       for (const client of websocket?.server.clients ?? []) client.close(1001); // RFC 6455, 7.4.1: going away
       await handler.idle();
@@ -539,17 +538,18 @@ async function whenSent(env: HttpBindings): Promise<boolean> {
 let partsKey: symbol | undefined;
 
 /**
- * Makes a response safe for the adapter. Asks a text's Response for nothing, because that ends the adapter's fast path.
+ * Makes a response safe for the adapter. Touches no property of a text's Response, because that ends the adapter's
+ * fast path.
  */
 function prepareOnNode(response: Response, _request: Request, env: NodeEnv, isDraining: boolean): Response {
   const { outgoing } = env;
-  if (!outgoing) { // an upgrade; upgradeWebSocket() leaves a mark beside the adapter's own
+  if (!outgoing) { // an upgrade; upgradeWebSocket() adds a second symbol to its env
     return Object.getOwnPropertySymbols(env)[1] ? Object.defineProperty(response, "status", { value: 101 }) : response;
   }
   if (isDraining) outgoing.shouldKeepAlive = false;
   partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
   const parts = (response as unknown as Record<symbol, unknown[] | undefined>)[partsKey];
-  if (Array.isArray(parts?.[2])) response.headers; // a pair that is no header throws here, not in the adapter
+  if (Array.isArray(parts?.[2])) response.headers; // throws for a malformed pair, here and not in the adapter
   if (!parts && response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
   const body = parts ? parts[1] : response.body;
   if (!(body instanceof ReadableStream)) return response;
@@ -573,9 +573,8 @@ function safeServerResponse() {
       }
     }
     override destroy(error?: Error): this {
-      const { socket } = this.req;
-      if (socket.destroyed) return super.destroy(); // the client left, which is no error
-      if (error) socket.resetAndDestroy(); // any other end would complete a response over HTTP/1.0
+      if (this.req.socket.destroyed) return super.destroy(); // the client left, which is no error
+      if (error) this.req.socket.resetAndDestroy(); // any other end would complete a response over HTTP/1.0
       return super.destroy(error);
     }
   };
@@ -589,7 +588,7 @@ const isWebSocket = ({ headers }: IncomingMessage) => headers.upgrade?.toLowerCa
  */
 function refuseOtherUpgrades(server: HttpServer): void {
   const [upgrade] = server.listeners("upgrade");
-  // In place of the adapter's listener, because that refuses a WebSocket only while it is the one listener.
+  // Replaces the adapter's listener, because that refuses a WebSocket only if it is the one listener.
   server.removeAllListeners("upgrade").on("upgrade", (incoming, socket, head) => {
     socket.on("error", () => {});
     if (isWebSocket(incoming)) upgrade.call(server, incoming, socket, head);
@@ -597,16 +596,16 @@ function refuseOtherUpgrades(server: HttpServer): void {
   });
 }
 
-// ── Deno: loads what is named, so nothing unused is ──
+// ── Deno ──
 
 /** Header values that `Headers` takes and that end Deno with a panic when they are sent (to be reported). */
 const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
-/** A URL without a query. If its Host field added to the path, the path has more than one segment. */
+/** A URL with one path segment and no query: nothing in its Host field can have added a path. */
 const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
 /** The time between two attempts to listen again. */
 const LISTEN_PAUSE_MS = 250;
 
-/** Whether the console is used, because it exports logs by OpenTelemetry. A probe would wait for the collector. */
+/** Whether the log goes through the console, which exports it by OpenTelemetry. A probe would wait for the collector. */
 let isExported = false;
 
 function deno(): ReturnType<typeof node> {
@@ -645,7 +644,7 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   let isClosing = false;
   const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
     const refuse = (status: number) => prepareOnDeno(new Response(null, { status }), request, info, true);
-    // Deno takes a path in the Host field for the URL's (to be reported). Reading the field takes longer than its URL.
+    // Deno takes a path in the Host field for the URL's (to be reported). The URL is tested first: that is faster.
     const host = PLAIN_URL_PATTERN.test(request.url) ? "" : request.headers.get("Host") ?? "";
     if (/[/?#\\@]/.test(host)) return refuse(400);
     const over = info.completed.then(() => true, () => false);
@@ -685,9 +684,9 @@ function prepareOnDeno(response: Response, request: Request, _env: object, isDra
   response.headers.forEach((value, name) => {
     if (UNSENDABLE_PATTERN.test(value)) throw new TypeError(`the header ${name} holds a control character`);
   });
-  // Deno keeps a connection open while its client owes a body: an error answer reads away what its route ignored.
-  const ignored = response.status >= 400 && request.body;
-  if (ignored && !ignored.locked && ignored !== response.body) ignored.pipeTo(new WritableStream()).catch(() => {});
+  // Deno keeps a connection open until its body is read, so an error answer reads away what its route did not.
+  const unread = response.status >= 400 && request.body;
+  if (unread && !unread.locked && unread !== response.body) unread.pipeTo(new WritableStream()).catch(() => {});
   if (!isDraining || response.status === 101) return response;
   const last = new Response(response.body, response); // the headers of some responses are immutable
   last.headers.set("Connection", "close");
@@ -722,10 +721,10 @@ async function ping(settings: Settings): Promise<string> {
   throw new Error(line);
 }
 
-// This file is the program if it was started, not imported. tsx takes it without `.ts`; a bundle may keep it beside
-// main.js. main() is not awaited, because a module that imports from this one would wait for it for ever.
-const programs = [import.meta.filename, `${import.meta.dirname}/main.js`];
-if (import.meta.main || programs.some((path) => path?.startsWith(runtime.entry()))) {
+// Whether this file was started, not imported: with or without `.ts` by tsx, or as a bundle, which may keep it in a part.
+const programs = [import.meta.filename, import.meta.filename?.replace(/\.ts$/, ""), `${import.meta.dirname}/main.js`];
+if (import.meta.main || programs.includes(runtime.entry())) {
+  // Not awaited, because a module that imports from this one would wait for it for ever.
   main(runtime.args).catch((error) => {
     print(errorMessage(error), runtime.writeError);
     return 1;
