@@ -70,15 +70,16 @@ export function summary(results: Results): string {
     const figure = figures?.find((figure) => figure.name === name);
     return figure && `${number(figure.ours, figure)} ${figure.unit}`;
   };
-  const lines = [
-    ["one probe, CPU of the whole process", "probe", "image on ", "CPU"],
+  const columns = [
+    ["one probe, CPU", "probe", "image on ", "CPU"],
     ["requests to `/` per second of CPU", "serving", "`/` on ", "requests per CPU second"],
     ["memory after load", "memory", "", "after load"],
     ["start to the first answer", "start", "start to the first 200, image on ", "time"],
     ["image, unpacked", "image", "image on ", "unpacked"],
   ].map(([what, group, row, name]) => [what, ours(group, `${row}Deno`, name), ours(group, `${row}Node.js`, name)]);
-  const known = lines.filter((cells): cells is string[] => !cells.includes(undefined));
-  return [line(["", "Deno", "Node.js"]), rule(3), ...known.map(line)].join("\n");
+  const known = columns.filter((column): column is string[] => !column.includes(undefined));
+  const [head, ...rows] = ["", "Deno", "Node.js"].map((name, i) => line([name, ...known.map((column) => column[i])]));
+  return [head, rule(known.length + 1), ...rows].join("\n");
 }
 
 /** What the marks of each Markdown file are to hold. */
