@@ -29,6 +29,17 @@ const skip = !hasEngine && missing("no Docker engine answers `docker version`, s
 const hasPromtool = await run("promtool", ["--version"]).then(() => true, () => false);
 const skipRules = !hasPromtool && missing("no promtool (Debian: prometheus), so the Prometheus rules were not tested");
 
+const DOCUMENT = readFileSync(`${ROOT}/docs/alerts.md`, "utf8");
+
+/** The document's command that holds a word. */
+function documentedText(word: string): string {
+  const blocks = [...DOCUMENT.matchAll(/^```sh\n(.+?)\n```$/gms)];
+  return blocks.find(([, text]) => text.includes(word))?.[1] ?? assert.fail(`no command with ${word}`);
+}
+
+/** The same as one line of arguments, without the program. */
+const documented = (word: string) => documentedText(word).replaceAll("\\\n", " ").trim().split(/\s+/).slice(1);
+
 async function until<T>(look: () => T | false | undefined | Promise<T | false | undefined>, what: () => string) {
   for (const startMs = performance.now();;) {
     const found = await look();
@@ -94,12 +105,8 @@ const healthy = (name: string, restarts = 0) =>
 /** Runs a line of code inside of a container. */
 const inside = (name: string, code: string) => docker("exec", name, "/bin/deno", "eval", code);
 
-/** Stops the runtime, not the init. */
-const wedge = (name: string) =>
-  inside(
-    name,
-    `for (const { name } of Deno.readDirSync("/proc")) if (name > 1 && name != Deno.pid) Deno.kill(+name, "SIGSTOP")`,
-  );
+/** Stops the runtime, not the init, by the document's command. */
+const wedge = (name: string) => run("bash", ["-c", documentedText("docker exec").replace("shop-app-1", name)]);
 
 /** Does what the probe does to heal, at once. */
 const end = (name: string) => inside(name, `Deno.kill(1, "SIGALRM")`).catch(() => {});
@@ -145,6 +152,8 @@ test("watch.sh tells of each unhealthy container, its end and its recovery, what
     await wedge(healing);
     await told(recovered);
     assert.deepEqual(texts(), [unhealthy, healed, recovered]);
+    const shown = /^```\n(shop-app-1 [^]+?)\n```$/m.exec(DOCUMENT)![1].replaceAll("shop-app-1", healing);
+    assert.deepEqual(texts(), shown.split("\n"), "the document shows what is posted");
 
     // The connection breaks, and what happens meanwhile is told by the events that the daemon kept.
     webhook.bodies.length = 0;
@@ -215,13 +224,6 @@ test("the Prometheus rules fire for what does not heal, and for nothing else", {
 });
 
 // ── Telemetry ──
-
-/** The document's command that holds a word, as one line of arguments. */
-function documented(word: string): string[] {
-  const blocks = [...readFileSync(`${ROOT}/docs/alerts.md`, "utf8").matchAll(/^```sh\n(.+?)\n```$/gms)];
-  const block = blocks.find(([, text]) => text.includes(word))?.[1] ?? assert.fail(`no command with ${word}`);
-  return block.replaceAll("\\\n", " ").trim().split(/\s+/).slice(1);
-}
 
 /** A collector that keeps what it gets by path, and answers unless it hangs. */
 async function collect(isHanging = false) {
