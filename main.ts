@@ -129,9 +129,9 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
      * Answers a request. Returns a promise only where the route does, because the adapter of Node.js is faster without.
      *
      * @param env What the runtime gives with the request: a new object for each request
-     * @param over Resolves when the request is over: to true if the response was sent, to false if the client left
+     * @param over Resolves once the response was sent, rejects if the client left
      */
-    answer(request: Request, env: object, over = Promise.resolve(true)): Response | Promise<Response> {
+    answer(request: Request, env: object, over: Promise<unknown>): Response | Promise<Response> {
       const startMs = accessLog ? performance.now() : 0;
       const accept = (response: Response): Response => {
         if (!(response instanceof Response && response.status)) throw new TypeError("the route returned no Response");
@@ -149,11 +149,12 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
       } catch (thrown) {
         response = fail(thrown);
       }
-      over.then(async (isSent) => {
-        const { status } = await response; // the route may still run after its client left
+      const end = async (isSent: boolean) => {
+        const { status } = response instanceof Promise ? await response : response; // a route may outlive its client
         if (--inFlight === 0) onIdle();
         if (accessLog || notes.has(env)) logRequest(request, env, status, startMs, isSent);
-      });
+      };
+      over.then(() => end(true), () => end(false));
       return response;
     },
   };
@@ -506,7 +507,7 @@ async function listenOnNode(host: string, port: number, handler: Handler, { webs
     websocket,
     hostname: "localhost", // for requests without a Host field: HAProxy checks with HTTP/1.0
     serverOptions: { ServerResponse: safeServerResponse(), keepAliveTimeout: KEEP_ALIVE_MS, ...upgrades },
-    fetch: (request, env) => handler.answer(request, env, env.outgoing ? whenSent(env as HttpBindings) : undefined),
+    fetch: (request, env) => handler.answer(request, env, whenSent(env as NodeEnv)),
   }) as HttpServer;
   if (websocket) refuseOtherUpgrades(server);
   await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, host, resolve));
@@ -522,16 +523,17 @@ async function listenOnNode(host: string, port: number, handler: Handler, { webs
   };
 }
 
-/** Resolves to true once a response was sent, to false if it was cut or its client left. */
-async function whenSent(env: HttpBindings): Promise<boolean> {
+/** Resolves once a response was sent, rejects if it was cut or its client left. */
+async function whenSent(env: NodeEnv): Promise<void> {
   const { incoming, outgoing } = env;
+  if (!outgoing) return; // an upgrade
   await new Promise<unknown>((resolve) => {
     outgoing.on("close", resolve);
     // Node.js 20 and 22 never close a pipelined response whose client has left.
-    incoming.on("close", () => incoming.socket.destroyed && resolve(undefined));
+    incoming!.on("close", () => incoming!.socket.destroyed && resolve(undefined));
   });
   if (outgoing.errored) log({ env }, errorFields(outgoing.errored));
-  return outgoing.writableFinished && !outgoing.errored;
+  if (outgoing.errored || !outgoing.writableFinished) throw new Error("not sent");
 }
 
 /** The symbol under which the adapter keeps the parts of a Response: status, body, headers. */
@@ -643,17 +645,15 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   const uploads = new Set<Promise<unknown>>();
   let isClosing = false;
   const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
-    const refuse = (status: number) => prepareOnDeno(new Response(null, { status }), request, info, true);
     // Deno takes a path in the Host field for the URL's (to be reported). The URL is tested first: that is faster.
     const host = PLAIN_URL_PATTERN.test(request.url) ? "" : request.headers.get("Host") ?? "";
-    if (/[/?#\\@]/.test(host)) return refuse(400);
-    const over = info.completed.then(() => true, () => false);
+    if (/[/?#\\@]/.test(host)) return refuse(request, 400);
     if (request.method !== "GET" && request.body) {
-      if (isClosing) return refuse(503); // the listener is open only for the uploads that began before
-      uploads.add(over);
-      over.then(() => uploads.delete(over));
+      if (isClosing) return refuse(request, 503); // the listener is open only for the uploads that began before
+      const upload = info.completed.catch(() => {}).finally(() => uploads.delete(upload));
+      uploads.add(upload);
     }
-    return handler.answer(request, info, over);
+    return handler.answer(request, info, info.completed);
   };
   const listen = () => {
     const server = Deno.serve({ hostname, port, onListen() {} }, handle);
@@ -677,6 +677,9 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
     },
   };
 }
+
+/** Answers what no route is asked. */
+const refuse = (request: Request, status: number) => prepareOnDeno(new Response(null, { status }), request, {}, true);
 
 /** Checks a response before Deno sends it; while draining, asks the client to close its connection. */
 function prepareOnDeno(response: Response, request: Request, _env: object, isDraining: boolean): Response {

@@ -74,7 +74,7 @@ const { upgradeWebSocket } = isDeno ? await import("hono/deno") : await import("
 app.get("/ws", upgradeWebSocket(() => ({ onMessage: ({ data }, socket) => socket.send("echo: " + data) })));
 app.all("/ordinary", async (c) => c.text("got " + (await c.req.text()).length));
 if (!isDeno) {
-  const { WebSocketServer } = await import("ws");
+  const { WebSocketServer } = await import(${JSON.stringify(import.meta.resolve("ws"))});
   return { websocket: { server: new WebSocketServer({ noServer: true }) } };
 }
 `;

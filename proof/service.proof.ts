@@ -554,6 +554,10 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       assert.ok(Number((await ask(service.port, get("/ticks"))).body) > 0);
     });
 
+    test("imports values from main.ts into a second file", async () => {
+      assert.equal(JSON.parse((await ask(service.port, get("/settings"))).body).shutdownTimeoutMs, 8000);
+    });
+
     test("is ready while its database answers", async () => {
       const { status, body } = await ask(service.port, get("/readyz"));
       assert.deepEqual([status, body], [200, '{"status":"ready"}']);

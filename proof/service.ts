@@ -11,7 +11,7 @@ import { HTTPException } from "hono/http-exception";
 import { streamSSE } from "hono/streaming";
 import process from "node:process";
 import { z } from "zod";
-import type { App, Hooks } from "../main.ts";
+import { type App, type Hooks, readSettings } from "../main.ts";
 import { openStore } from "./service/store.ts";
 
 const TICK_MS = 20;
@@ -142,6 +142,7 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
     await new Promise((resolve) => setTimeout(resolve, Number(c.req.query("ms"))));
     return c.text("slow but whole");
   });
+  app.get("/settings", (c) => c.json(readSettings((name) => process.env[name]))); // a value of main.ts, not a type alone
   app.get("/ticks", (c) => c.json(ticks));
   app.get("/greeting", (c) => c.text(`${process.env.GREETING}`));
   app.get("/teapot", () => {
