@@ -1,6 +1,6 @@
 /**
- * Run by `npm run test:docs`: adds a package, a second source file and a static file to a fresh copy, as the README
- * says, and asks for them on every runtime and in both images. BENCH_NODE names a Node.js that runs TypeScript by
+ * Run by `npm run test:docs`: adds a package, a second source file and a static file to a fresh copy, and asks
+ * for them on every runtime and in both images. BENCH_NODE names a Node.js that runs TypeScript by
  * itself, where the one that runs the tests does not.
  */
 import assert from "node:assert/strict";
@@ -44,7 +44,7 @@ const env = { ...process.env, DENO_DIR: `${folder}/deno`, MY_OWN: "mine" };
 /** Runs a command in the copy and gives what it printed on standard output; throws what it said on standard error. */
 const run = async (command: string, ...args: string[]) =>
   (await promisify(execFile)(command, args, { cwd: copy, env, maxBuffer: 1 << 26 })).stdout.trim();
-/** A line of a shell as the README has it, where the tools are those that npm installed. */
+/** A line of a shell as a document has it, where the tools are those that npm installed. */
 const shell = (line: string) => run("sh", "-c", `PATH="$PWD/node_modules/.bin:$PATH"; ${line}`);
 const lockedByDeno = () => JSON.parse(readFileSync(`${copy}/deno.lock`, "utf8"));
 
