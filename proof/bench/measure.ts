@@ -175,10 +175,10 @@ export interface Load {
   p99Ms: number;
 }
 
-/** Asks a server for a path as fast as it answers. */
-export function load({ port, child }: Server, path: string, seconds: number, connections: number): Load {
+/** Asks a server for a path as fast as it answers; `more` are further options of wrk. */
+export function load({ port, child }: Server, path: string, seconds: number, connections: number, more: string[] = []) {
   const fromS = cpuS(child.pid!);
-  const options = ["--threads=1", `--connections=${connections}`, `--duration=${seconds}s`, "--latency"];
+  const options = ["--threads=1", `--connections=${connections}`, `--duration=${seconds}s`, "--latency", ...more];
   const text = output(["wrk", ...options, `http://127.0.0.1:${port}${path}`]);
   const usedS = cpuS(child.pid!) - fromS;
   if (/Non-2xx|Socket errors/.test(text)) throw new Error(text);
@@ -189,7 +189,7 @@ export function load({ port, child }: Server, path: string, seconds: number, con
     perCpuS: requests / usedS / 1000,
     perS: Number(/Requests\/sec:\s+([\d.]+)/.exec(text)![1]) / 1000,
     p99Ms: Number(p99) * { us: 0.001, ms: 1, s: 1000 }[unit as "us" | "ms" | "s"],
-  };
+  } satisfies Load;
 }
 
 /** The resident memory of a server, in MiB. */
