@@ -392,7 +392,8 @@ export function heal({ outcome }: Finding, healAfterMs: number): string | void {
     for (const signal of ["SIGALRM", "SIGCONT"] as const) runtime.kill(1, signal);
     return `ended the service after ${lastedMs} ms`;
   } catch (error) {
-    const isMissing = (error as { code?: string }).code === "ENOENT"; // no probe has written the file
+    // No probe has written the file.
+    const isMissing = outcome !== "healthy" && (error as { code?: string }).code === "ENOENT";
     return isMissing ? "not counted: never healthy" : `cannot note: ${quote(errorMessage(error))}`;
   }
 }
