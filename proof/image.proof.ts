@@ -83,7 +83,14 @@ for (const target of TARGETS) {
     const seconds = (count: number) => count * 1e9;
     assert.deepEqual(
       { ...config.Healthcheck, Test: config.Healthcheck.Test[0] },
-      { Test: "CMD", StartPeriod: seconds(2), StartInterval: seconds(1), Interval: seconds(10), Timeout: seconds(5) },
+      {
+        Test: "CMD",
+        StartPeriod: seconds(2),
+        StartInterval: seconds(1),
+        Interval: seconds(10),
+        Timeout: seconds(5),
+        Retries: 3,
+      },
     );
     const program = [`/bin/${target}`, "/app/main.js"];
     assert.deepEqual(config.Entrypoint.slice(0, 6), ["/bin/tini", "-s", "-e", "143", "--", program[0]]);
