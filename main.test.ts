@@ -8,7 +8,7 @@ import { addRoutes, createApp } from "./main.ts";
 
 const DEADLINE_MS = 20_000;
 
-// The variables of your service are set here, because a test must not touch the real database.
+// A variable that your service needs is set here, because a test must not touch the real database.
 process.env.DATABASE = ":memory:";
 
 /** Runs main.ts on this runtime and stops it once `listening` resolves; returns its exit code and what it printed. */

@@ -36,7 +36,10 @@ async function shell(cwd: string, commands: string, more: Record<string, string>
   const tools = { XDG_CACHE_HOME: `${FOLDER}/cache`, npm_config_yes: "true", NO_COLOR: "1" };
   const env: NodeJS.ProcessEnv = { ...process.env, ...identity, ...git, ...tools, ...more };
   delete env.NODE_TEST_CONTEXT; // with it Node.js runs no test inside a test
-  const { stdout, stderr } = await promisify(execFile)("bash", ["-euo", "pipefail", "-c", commands], { cwd, env });
+  const { stdout, stderr } = await promisify(execFile)("bash", ["--norc", "-euo", "pipefail", "-c", commands], {
+    cwd,
+    env,
+  });
   return stdout + stderr;
 }
 

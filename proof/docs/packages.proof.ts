@@ -1,13 +1,7 @@
 /**
-<<<<<<< HEAD
- * Run by `npm run test:docs`: adds a package, a second source file and a static file to a fresh copy, and asks
- * for them on every runtime and in both images. BENCH_NODE names a Node.js that runs TypeScript by
- * itself, where the one that runs the tests does not.
-=======
  * Run by `npm run test:docs`: adds a package and a second source file, which imports from main.ts, to a fresh copy, and
  * asks for them on every runtime and in both images. Then lets each lock fall behind. The recipes themselves are held by
  * recipes.proof.ts. BENCH_NODE names a Node.js that runs TypeScript by itself, where the one that runs the tests does not.
->>>>>>> 0ead46a4d168629d71dd90e942cd4229fc15bbac
  */
 import assert from "node:assert/strict";
 import { execFile, spawnSync } from "node:child_process";
@@ -47,7 +41,7 @@ const env = { ...process.env, DENO_DIR: `${folder}/deno` };
 /** Runs a command in the copy and gives what it printed on standard output; throws what it said on standard error. */
 const run = async (command: string, ...args: string[]) =>
   (await promisify(execFile)(command, args, { cwd: copy, env, maxBuffer: 1 << 26 })).stdout.trim();
-/** A line of a shell as a document has it, where the tools are those that npm installed. */
+/** A line of a shell as the README has it, where the tools are those that npm installed. */
 const shell = (line: string) => run("sh", "-c", `PATH="$PWD/node_modules/.bin:$PATH"; ${line}`);
 const lockedByDeno = () => JSON.parse(readFileSync(`${copy}/deno.lock`, "utf8"));
 
