@@ -27,6 +27,7 @@ import {
   ROOT,
   type Runtime,
   type Service,
+  TEST_TIMEOUT_MS,
   until,
   withService,
 } from "../harness.ts";
@@ -154,6 +155,15 @@ const RUNTIMES = allRuntimes();
 const serve = (copy: string, runtime: Runtime, env: Env, body: (service: Service) => Promise<void>) =>
   withService(env, body, { runtime, before: `cd "${copy}"` });
 
+/** Starts main.ts of a copy, which fails, and returns what it said. */
+async function failToStart(copy: string, runtime: Runtime): Promise<string> {
+  const program = launch([...runtime.options, "main.ts"], { PORT: "0" }, { runtime, before: `cd "${copy}"` });
+  const timer = setTimeout(() => program.kill("SIGKILL"), TEST_TIMEOUT_MS);
+  assert.equal(await program.exit, 1, program.stdout);
+  clearTimeout(timer);
+  return program.stderr;
+}
+
 const url = ({ port }: { port: number }, path: string) => `http://127.0.0.1:${port}${path}`;
 
 async function assertAnswer(address: string, init: RequestInit, status: number, text: string | RegExp) {
@@ -256,9 +266,8 @@ for (const runtime of RUNTIMES) {
       await stop(service);
       assert.equal(service.stderr, "");
     });
-    const program = launch([...runtime.options, "main.ts"], { PORT: "0" }, { runtime, before: `cd "${routes}"` });
-    assert.equal(await program.exit, 1);
-    assert.match(program.stderr, /^\{.*"error":"Error: GREETING is not set".*\}\n$/);
+    const said = await failToStart(routes, runtime);
+    assert.match(said, /^\{.*"error":"Error: GREETING is not set".*\}\n$/);
   });
 
   test(`${runtime.name}: a request id, the user and the client in the log`, async () => {
@@ -435,10 +444,7 @@ for (const runtime of RUNTIMES) {
     }
     await shell(copy, "rm data/*");
 
-    const start = { runtime, before: `cd "${copy}"` };
-    const program = launch([...runtime.options, "main.ts"], { PORT: "0" }, start);
-    assert.equal(await program.exit, 1);
-    assert.match(program.stderr, /ENOENT|No such file/, "Deno may read /run/secrets");
+    assert.match(await failToStart(copy, runtime), /ENOENT|No such file/, "Deno may read /run/secrets");
   });
 }
 
