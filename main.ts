@@ -135,7 +135,10 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
       const startMs = accessLog ? performance.now() : 0;
       const accept = (response: Response): Response => {
         if (!(response instanceof Response && response.status)) throw new TypeError("the route returned no Response");
-        return runtime.prepare(response, request, env, isDraining());
+        // An error answer reads away what its route did not, because an unread body holds or ends its connection.
+        const unread = response.status >= 400 && request.method !== "GET" && request.body;
+        if (unread && !unread.locked && unread !== response.body) unread.pipeTo(new WritableStream()).catch(() => {});
+        return runtime.prepare(response, env, isDraining());
       };
       const fail = (thrown: unknown): Response => {
         noteError(env, thrown);
@@ -515,7 +518,7 @@ async function listenOnNode(host: string, port: number, handler: Handler, { webs
   return {
     port: (server.address() as { port: number }).port,
     async close() {
-      // http.Server's own close() cuts responses that are not sent yet (to be reported).
+      // http.Server's own close() cuts responses that are not sent yet (no upstream issue yet).
       process.getBuiltinModule("node:net").Server.prototype.close.call(server);
       for (const client of websocket?.server.clients ?? []) client.close(1001); // RFC 6455, 7.4.1: going away
       await handler.idle();
@@ -544,7 +547,7 @@ let partsKey: symbol | undefined;
  * Makes a response safe for the adapter. Touches no property of a text's Response, because that ends the adapter's
  * fast path.
  */
-function prepareOnNode(response: Response, _request: Request, env: NodeEnv, isDraining: boolean): Response {
+function prepareOnNode(response: Response, env: NodeEnv, isDraining: boolean): Response {
   const { outgoing } = env;
   if (!outgoing) { // an upgrade; upgradeWebSocket() adds a second symbol to its env
     return Object.getOwnPropertySymbols(env)[1] ? Object.defineProperty(response, "status", { value: 101 }) : response;
@@ -556,7 +559,7 @@ function prepareOnNode(response: Response, _request: Request, env: NodeEnv, isDr
   if (!parts && response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
   const body = parts ? parts[1] : response.body;
   if (!(body instanceof ReadableStream)) return response;
-  // A body that fails cuts the response. The adapter would print a stack and may send the error's text (to be reported).
+  // A body that fails cuts the response. The adapter would print a stack and may send the error's text (no upstream issue yet).
   const { readable, writable } = new TransformStream();
   body.pipeTo(writable, { preventAbort: true }).catch((error) => outgoing.destroy(error));
   return new Response(readable, response);
@@ -571,7 +574,7 @@ function safeServerResponse() {
       for (const name of ["connection", "Connection"]) if (headers[name] !== "close") delete headers[name];
       try {
         return Reflect.apply(super.writeHead, this, args);
-      } catch (error) { // a bad header; the adapter would let it end the process (to be reported)
+      } catch (error) { // a bad header; the adapter would let it end the process (no upstream issue yet)
         return this.destroy(error as Error);
       }
     }
@@ -587,7 +590,7 @@ const isWebSocket = ({ headers }: IncomingMessage) => headers.upgrade?.toLowerCa
 
 /**
  * Answers an upgrade that is no WebSocket (h2c, TLS) with 400 before Node.js 24.9, and survives a reset. The adapter
- * leaves such an upgrade alone, so its client waits, and a reset ends the process (to be reported).
+ * leaves such an upgrade alone, so its client waits, and a reset ends the process (no upstream issue yet).
  */
 function refuseOtherUpgrades(server: HttpServer): void {
   const [upgrade] = server.listeners("upgrade");
@@ -601,7 +604,7 @@ function refuseOtherUpgrades(server: HttpServer): void {
 
 // ── Deno ──
 
-/** Header values that `Headers` takes and that end Deno with a panic when they are sent (to be reported). */
+/** Header values that `Headers` takes and that end Deno with a panic when they are sent (no upstream issue yet). */
 const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
 /** A URL with one path segment and no query: nothing in its Host field can have added a path. */
 const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
@@ -646,7 +649,7 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   const uploads = new Set<Promise<unknown>>();
   let isClosing = false;
   const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
-    // Deno takes a path in the Host field for the URL's (to be reported). The URL is tested first: that is faster.
+    // Deno takes a path in the Host field for the URL's (no upstream issue yet). The URL is tested first: that is faster.
     const host = PLAIN_URL_PATTERN.test(request.url) ? "" : request.headers.get("Host") ?? "";
     if (/[/?#\\@]/.test(host)) return refuse(request, 400);
     if (request.method !== "GET" && request.body) {
@@ -679,18 +682,18 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   };
 }
 
-/** Answers what no route is asked. */
-const refuse = (request: Request, status: number) => prepareOnDeno(new Response(null, { status }), request, {}, true);
+/** Answers what no route is asked, and reads its body away. */
+function refuse({ body }: Request, status: number): Response {
+  body?.pipeTo(new WritableStream()).catch(() => {});
+  return new Response(null, { status, headers: { Connection: "close" } });
+}
 
 /** Checks a response before Deno sends it; while draining, asks the client to close its connection. */
-function prepareOnDeno(response: Response, request: Request, _env: object, isDraining: boolean): Response {
+function prepareOnDeno(response: Response, _env: object, isDraining: boolean): Response {
   if (response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
   response.headers.forEach((value, name) => {
     if (UNSENDABLE_PATTERN.test(value)) throw new TypeError(`the header ${name} holds a control character`);
   });
-  // Deno keeps a connection open until its body is read, so an error answer reads away what its route did not.
-  const unread = response.status >= 400 && request.body;
-  if (unread && !unread.locked && unread !== response.body) unread.pipeTo(new WritableStream()).catch(() => {});
   if (!isDraining || response.status === 101) return response;
   const last = new Response(response.body, response); // the headers of some responses are immutable
   last.headers.set("Connection", "close");
@@ -719,8 +722,7 @@ async function main(args: string[]): Promise<number> {
 /** Probes and heals. Returns the line of a healthy probe, throws that of any other. */
 async function ping(settings: Settings): Promise<string> {
   const finding = await probe(settings);
-  const note = settings.healAfterMs && heal(finding, settings.healAfterMs);
-  const line = note ? `${finding.text}; ${note}` : finding.text;
+  const line = [finding.text, settings.healAfterMs && heal(finding, settings.healAfterMs)].filter(Boolean).join("; ");
   if (finding.outcome === "healthy") return line;
   throw new Error(line);
 }
