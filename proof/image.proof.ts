@@ -321,7 +321,7 @@ test("a change in main.ts alone rebuilds in seconds", { skip }, async (t) => {
 
 // ── One machine and beyond it ──
 
-test("docker compose up --wait comes back once the service is healthy", { skip }, async (t) => {
+test("docker compose up --build --wait comes back once the service is healthy", { skip }, async (t) => {
   const compose = ["compose", "--project-name", NAME];
   const file = { IMAGE: image("deno"), PUBLISHED_PORT: "0" };
   try {

@@ -102,13 +102,15 @@ test("docker compose and docker run ship it", { skip }, async () => {
     await run("docker compose down --volumes --rmi local", env);
   }
   const row = /^\| Docker +\| `(.+?)`/m.exec(README)![1];
-  const command = row.replace("run -p 8080:8080", `run --detach -p 127.0.0.1::8080`).replace(/heartbeat/g, plain);
+  const command = row.replace("run -p 8080:8080", `run --detach -p 127.0.0.1::8080`).replace(/heartbeat/g, plain)
+    .replace("-v notes:", `-v ${NAME}:`);
   assert.notEqual(command, row);
   const container = (await run(command)).split("\n").at(-1)!;
   try {
     await healthy(container);
   } finally {
     await docker(["rm", "--force", container]);
+    await docker(["volume", "rm", "--force", NAME]);
   }
 });
 
