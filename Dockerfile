@@ -38,7 +38,7 @@ RUN install -D --strip "$(command -v node)" /files/bin/node \
  && install /usr/bin/tini /files/bin/tini \
  && cp --parents --dereference $(ldd /files/bin/* | grep -o '/[^ ]* ') /etc/ssl/certs/ca-certificates.crt /files \
  && echo 'app:x:65532:65532::/:/' >/files/etc/passwd \
- && install -d -m 1777 /files/data
+ && install -d -m 1777 /files/data && mkdir /files/app && echo '{"type":"module"}' >/files/app/package.json
 
 FROM scratch AS base
 USER 65532:65532

@@ -294,12 +294,11 @@ async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }:
 const SAME_SIGNAL_MS = 500;
 
 /** Resolves at the first SIGTERM or SIGINT; a second one ends the process with exit code 1. */
-function firstSignal(handler: Handler): Promise<void> {
+function firstSignal(handler: Handler): Promise<unknown> {
   let firstMs: number | undefined;
   return new Promise((resolve) => {
     runtime.onSignal(() => {
-      firstMs ??= performance.now();
-      resolve();
+      resolve(firstMs ??= performance.now());
       if (performance.now() - firstMs < SAME_SIGNAL_MS) return;
       flush();
       print(`Cut by a second signal, requests in flight: ${handler.inFlight()}`, runtime.writeError);
@@ -491,10 +490,11 @@ function node() {
     /** Node.js 20 warns of more than ten listeners on a signal. */
     allowListeners: (signal: AbortSignal) => process.getBuiltinModule("node:events").setMaxListeners(0, signal),
     /** Sends a request over TCP and returns the response; throws once the signal aborts. */
-    exchange(host: string, port: number, request: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
+    async *exchange(host: string, port: number, request: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
       const socket = process.getBuiltinModule("node:net").connect({ host, port, signal });
-      socket.write(request);
-      return socket;
+      socket.on("error", () => {}).write(request); // an error after the response is nobody's
+      const chunks = process.getBuiltinModule("node:events").on(socket, "data", { close: ["end"] });
+      for await (const [chunk] of chunks) yield chunk; // the socket's own iterator costs more
     },
     hasClientLeft: (env: NodeEnv, _thrown: unknown) => env.incoming?.socket.destroyed,
     prepare: prepareOnNode,
@@ -543,15 +543,17 @@ async function whenSent(env: NodeEnv): Promise<void> {
 /** The symbol under which the adapter keeps the parts of a Response: status, body, headers. */
 let partsKey: symbol | undefined;
 
+/** Makes the status of a Response 101, which its constructor does not take. */
+const SWITCHING = { status: { value: 101 } };
+
 /**
  * Makes a response safe for the adapter. Touches no property of a text's Response, because that ends the adapter's
  * fast path.
  */
 function prepareOnNode(response: Response, env: NodeEnv, isDraining: boolean): Response {
   const { outgoing } = env;
-  if (!outgoing) { // an upgrade; upgradeWebSocket() adds a second symbol to its env
-    return Object.getOwnPropertySymbols(env)[1] ? Object.defineProperty(response, "status", { value: 101 }) : response;
-  }
+  // An upgrade: upgradeWebSocket() adds a second symbol to the env of a request that it accepts.
+  if (!outgoing) return Object.getOwnPropertySymbols(env)[1] ? Object.defineProperties(response, SWITCHING) : response;
   if (isDraining) outgoing.shouldKeepAlive = false;
   partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
   const parts = (response as unknown as Record<symbol, unknown[] | undefined>)[partsKey];
@@ -559,7 +561,8 @@ function prepareOnNode(response: Response, env: NodeEnv, isDraining: boolean): R
   if (!parts && response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
   const body = parts ? parts[1] : response.body;
   if (!(body instanceof ReadableStream)) return response;
-  // A body that fails cuts the response. The adapter would print a stack and may send the error's text (no upstream issue yet).
+  // A body that fails cuts the response. The adapter would print a stack, and may send the error's text (no upstream
+  // issue yet).
   const { readable, writable } = new TransformStream();
   body.pipeTo(writable, { preventAbort: true }).catch((error) => outgoing.destroy(error));
   return new Response(readable, response);
@@ -611,7 +614,7 @@ const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
 /** The time between two attempts to listen again. */
 const LISTEN_PAUSE_MS = 250;
 
-/** Whether the log goes through the console, which exports it by OpenTelemetry. A probe would wait for the collector. */
+/** Whether the log goes through the console, which exports it by OpenTelemetry; a probe would wait for the collector. */
 let isExported = false;
 
 function deno(): ReturnType<typeof node> {
@@ -636,7 +639,8 @@ function deno(): ReturnType<typeof node> {
       const connection = await Deno.connect({ hostname, port, signal });
       signal.addEventListener("abort", () => connection.close());
       await connection.write(new TextEncoder().encode(request));
-      yield* connection.readable;
+      const chunk = new Uint8Array(HEAD_LIMIT_BYTES); // connection.readable would make the probe a quarter dearer
+      for (let size; (size = await connection.read(chunk));) yield chunk.subarray(0, size);
     },
     hasClientLeft: (_env, thrown) => /^(BadResource|Http): .+ body/.test(toText(thrown)), // it says so in no other way
     prepare: prepareOnDeno,

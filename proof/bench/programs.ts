@@ -61,17 +61,18 @@ export function copy(name: string, routes: string): string {
 // ── The project, as it is run ──
 
 const dockerfile = readFileSync(`${ROOT}/Dockerfile`, "utf8").replaceAll("\\\n", "");
-/** What an instruction of the Dockerfile gives Deno, the file and what follows it aside. */
-const optionsOf = (instruction: RegExp): string[] => {
-  const words: string[] = JSON.parse(instruction.exec(dockerfile)![1]);
-  return words.slice(words.indexOf("/bin/deno") + 1, words.indexOf("/app/main.js"));
-};
-const serviceOptions = optionsOf(/ENTRYPOINT (\[.*"\/bin\/deno".*\])/);
-const probeOptions = optionsOf(/HEALTHCHECK .*CMD (\["\/bin\/deno".*\])/);
+/** The options that an instruction of the Dockerfile gives a runtime. */
+function optionsOf(runtime: "deno" | "node", instruction: "ENTRYPOINT" | "HEALTHCHECK"): string[] {
+  const [, command] = new RegExp(`^${instruction}.* (\\[.*"/bin/${runtime}".*\\])`, "m").exec(dockerfile)!;
+  const words: string[] = JSON.parse(command.slice(command.indexOf("[")));
+  return words.slice(words.indexOf(`/bin/${runtime}`) + 1, words.indexOf("/app/main.js"));
+}
+const serviceOptions = { deno: optionsOf("deno", "ENTRYPOINT"), node: optionsOf("node", "ENTRYPOINT") };
+const probeOptions = { deno: optionsOf("deno", "HEALTHCHECK"), node: optionsOf("node", "HEALTHCHECK") };
 
 /** Bundles as the image does; gives the bundle's main file. */
 export function bundle(folder: string, name: string, main = "main.ts"): string {
-  const options = ["--quiet", "--minify", "--code-splitting", `--outdir=${WORK}/${name}`];
+  const options = ["--quiet", "--minify", "--code-splitting", "--sourcemap=linked", `--outdir=${WORK}/${name}`];
   output([DENO, "bundle", ...options, `${folder}/${main}`]);
   return `${WORK}/${name}/main.js`;
 }
@@ -79,13 +80,13 @@ export function bundle(folder: string, name: string, main = "main.ts"): string {
 const main = bundle(ROOT, "bundle");
 /** The service as the images run it, without their init. */
 export const serve = {
-  deno: (file = main): string[] => [DENO, ...serviceOptions, file],
-  node: (file = main): string[] => [NODE, file],
+  deno: (file = main): string[] => [DENO, ...serviceOptions.deno, file],
+  node: (file = main): string[] => [NODE, ...serviceOptions.node, file],
 };
 /** The probe as the images run it. */
 export const ping = {
-  deno: [DENO, ...probeOptions, main, "--ping"],
-  node: [NODE, main, "--ping"],
+  deno: [DENO, ...probeOptions.deno, main, "--ping"],
+  node: [NODE, ...probeOptions.node, main, "--ping"],
 };
 export const source = { deno: [DENO, "run", "-q", "-P", "main.ts"], node: [NODE, "main.ts"], tsx: [...TSX, "main.ts"] };
 
@@ -93,43 +94,56 @@ export const source = { deno: [DENO, "run", "-q", "-P", "main.ts"], node: [NODE,
 
 const emptyJs = write("empty.js", "");
 const emptyTs = write("empty.ts", "");
-/** Programs of nothing: what starting each runtime costs. */
+/** Programs of nothing: what starting each runtime costs, with the options of the probe. */
 export const empty = {
-  deno: [DENO, "run", emptyJs],
-  denoTs: [DENO, "run", emptyTs],
-  node: [NODE, emptyJs],
+  deno: [DENO, ...probeOptions.deno, emptyJs],
+  denoTs: [DENO, "run", "-q", "-P", emptyTs],
+  node: [NODE, ...probeOptions.node, emptyJs],
   nodeTs: [NODE, emptyTs],
   tsx: [...TSX, emptyTs],
 };
 
-/** The runtime's own server: one answer to everything, a text or nothing. */
+/** On Node.js the least that a probe can be: a socket, and the first bytes of the answer. */
+export const socketAlone = [
+  NODE,
+  write(
+    "socket.mjs",
+    `import { connect } from "node:net";
+connect({ host: "127.0.0.1", port: Number(process.env.PORT) })
+  .once("data", (data) => process.exit(String(data).startsWith("HTTP/1.1 200") ? 0 : 1))
+  .write("GET /healthz HTTP/1.1\\r\\nHost: probe\\r\\nConnection: close\\r\\n\\r\\n");`,
+  ),
+];
+
+/** The runtime's own server, with the options of the service: nothing as the answer to everything. */
 export const raw = {
-  denoFile: (text = "") =>
+  deno: [
+    DENO,
+    ...serviceOptions.deno,
     write(
-      `raw-${text ? "text" : "empty"}.ts`,
-      `Deno.serve({ hostname: "127.0.0.1", port: Number(Deno.env.get("PORT")), onListen() {} }, () =>
-  new Response(${text ? JSON.stringify(text) : null}));`,
+      "raw-deno.js",
+      `const port = Number(Deno.env.get("PORT"));
+Deno.serve({ hostname: "127.0.0.1", port, onListen() {} }, () => new Response(null));`,
     ),
-  deno: (text = "") => [DENO, "run", "-q", "-A", raw.denoFile(text)],
-  denoInImage: () => [DENO, ...serviceOptions, raw.denoFile()],
-  node: (text = "") => [
+  ],
+  node: [
     NODE,
+    ...serviceOptions.node,
     write(
-      `raw-${text ? "text" : "empty"}.mjs`,
+      "raw-node.mjs",
       `import { createServer } from "node:http";
-createServer((_, response) => {
-  ${text && 'response.setHeader("Content-Type", "text/plain; charset=UTF-8");'}
-  response.end(${JSON.stringify(text)});
-}).listen(Number(process.env.PORT), "127.0.0.1");`,
+createServer((_, response) => response.end()).listen(Number(process.env.PORT), "127.0.0.1");`,
     ),
   ],
 };
 
-/** Hono alone, with the same two routes, on the same adapter, bundled likewise. */
+/** Hono alone: the service's routes on the same adapter, bundled and run alike. `text` is what `/` answers. */
 export function bare(text: string) {
   const app = `import { Hono } from "hono";
 const app = new Hono();
-app.get("/healthz", (c) => c.body(null));
+const uncached = { "Cache-Control": "no-store" };
+app.get("/healthz", (c) => c.body(null, 200, uncached));
+app.get("/readyz", (c) => c.json({ status: "ready" }, 200, uncached));
 app.get("/", (c) => c.text(${JSON.stringify(text)}));`;
   write(
     "bare-deno/main.ts",
@@ -143,7 +157,7 @@ import { serve } from "@hono/node-server";
 serve({ fetch: app.fetch, hostname: "127.0.0.1", port: Number(process.env.PORT) });`,
   );
   return {
-    deno: [DENO, "run", "-q", "-A", bundle(`${WORK}/bare-deno`, "bare-deno-bundle")],
-    node: [NODE, bundle(`${WORK}/bare-node`, "bare-node-bundle")],
+    deno: serve.deno(bundle(`${WORK}/bare-deno`, "bare-deno-bundle")),
+    node: serve.node(bundle(`${WORK}/bare-node`, "bare-node-bundle")),
   };
 }
