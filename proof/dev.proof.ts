@@ -1,6 +1,6 @@
 /** Ten saves in a row under `npm run dev` and `deno task dev`: each reloads the service, and the one before drains. */
 import assert from "node:assert/strict";
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
@@ -20,8 +20,13 @@ for (
   test(`${command} misses none of ${SAVES} saves, ${folder}`, { timeout: 60_000 }, async () => {
     const copy = scratch();
     const port = await freePort();
-    const saved = (text: string) =>
-      writeFileSync(`${copy}/main.ts`, main.replace("replace this", `${text}, replace this`));
+    let saves = 0;
+    /** Saves in place and by a rename in turn, because editors do the one or the other. */
+    const saved = (text: string) => {
+      const file = saves++ % 2 === 0 ? `${copy}/main.ts` : `${copy}/main.ts.new`;
+      writeFileSync(file, main.replace("replace this", `${text}, replace this`));
+      if (file.endsWith(".new")) renameSync(file, `${copy}/main.ts`);
+    };
     const answers = async (text: string) => {
       for (const startMs = performance.now();;) {
         const answer = await fetch(`http://127.0.0.1:${port}/`).then((response) => response.text(), String);
