@@ -225,7 +225,7 @@ const LIMITS: Limit[] = [
     },
   },
   {
-    limit: "A client that leaves in the middle of an answer is logged without `incomplete`",
+    limit: "A client that leaves before or in the middle of an answer is logged without `incomplete`",
     on: onDeno,
     async holds(service, client) {
       await client.get("/endless").until(/\r\n\r\n/);
