@@ -195,7 +195,8 @@ function logRequest({ method, url }: Request, env: object, status: number, start
 function toLine(fields: object, more?: object): string {
   const usual = { time: Date.now(), ...fields };
   try {
-    // The usual fields stand first for the order, and last to win.
+    // The usual fields come first to be read first, and again last because they must win. No toJSON, because
+    // JSON.stringify() would call it.
     return JSON.stringify(more ? { ...usual, ...more, ...usual, toJSON: undefined } : usual);
   } catch (error) { // a BigInt or a cycle
     return JSON.stringify({ ...usual, unloggable: toText(error) });
@@ -286,14 +287,14 @@ async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }:
     print(toLine({ during: "close()", ...errorFields(error) }), runtime.writeError);
   });
   flush();
-  await within(leftMs(), "the log", runtime.written).catch(() => {}); // nobody reads it
+  await within(leftMs(), "the log", runtime.written).catch(() => {}); // the service ends even if nobody reads it
   return exitCode;
 }
 
 /** A signal this soon after the first is the same one: under `npm start` a terminal's Ctrl-C arrives twice. */
 const SAME_SIGNAL_MS = 500;
 
-/** Resolves at the first SIGTERM or SIGINT; a second one ends the process with exit code 1. */
+/** Resolves at the first SIGTERM or SIGINT. One after SAME_SIGNAL_MS ends the process with exit code 1. */
 function firstSignal(handler: Handler): Promise<unknown> {
   let firstMs: number | undefined;
   return new Promise((resolve) => {
@@ -363,7 +364,7 @@ export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<num
 
 /** What one probe tells the next: when process 1 started, how many probes failed in a row, and since when. */
 const STREAK_FILE = "/dev/shm/heartbeat-streak";
-/** Docker calls a container unhealthy after this many failures. The service is ended at a later one. */
+/** Docker calls a container unhealthy after this many failures. Only a later failure ends the service. */
 const FAILURES_MIN = 3;
 const INIT_PATTERN = /(^|\/)(tini|docker-init|dumb-init|catatonit)$/;
 /** The command line of process 1 begins with an emulator if the image is for another architecture. */
@@ -394,7 +395,7 @@ export function heal({ outcome }: Finding, healAfterMs: number): string | void {
     for (const signal of ["SIGALRM", "SIGCONT"] as const) runtime.kill(1, signal);
     return `ended the service after ${lastedMs} ms`;
   } catch (error) {
-    // No probe has written the file.
+    // ENOENT: no healthy probe has written the file yet.
     const isMissing = outcome !== "healthy" && (error as { code?: string }).code === "ENOENT";
     return isMissing ? "not counted: never healthy" : `cannot note: ${quote(errorMessage(error))}`;
   }
@@ -447,7 +448,7 @@ export function readSettings(env: (name: string) => string | undefined) {
 
 // ── Text and time ──
 
-/** Escapes can make the quoted text six times as long. */
+/** The quoted text can be six times as long, because JSON writes a control character as \u0000. */
 const QUOTE_LIMIT_CHARS = 64;
 
 /** Quotes a text of unknown origin: bounded, printable ASCII. */
@@ -467,7 +468,7 @@ const within = async <T>(ms: number, name: string, run: () => T): Promise<Awaite
 
 // ── Node.js ──
 
-/** Longer than any balancer keeps an idle connection (Google's: 600 s), because it would send into a closed one. */
+/** Longer than any balancer keeps an idle connection (Google's: 600 s): it must not send into a closed one. */
 const KEEP_ALIVE_MS = 620_000;
 
 /** What the adapter gives with a request; an upgrade comes without `outgoing`. */
@@ -487,12 +488,12 @@ function node() {
     writeFile: (path: string, text: string) => process.getBuiltinModule("node:fs").writeFileSync(path, text),
     kill: (id: number, signal: "SIGALRM" | "SIGCONT"): unknown => process.kill(id, signal),
     onSignal: (handler: () => void): unknown => process.on("SIGTERM", handler).on("SIGINT", handler),
-    /** Node.js 20 warns of more than ten listeners on a signal. */
+    /** Node.js 20 warns of more than ten listeners on an AbortSignal. */
     allowListeners: (signal: AbortSignal) => process.getBuiltinModule("node:events").setMaxListeners(0, signal),
     /** Sends a request over TCP and returns the response; throws once the signal aborts. */
     async *exchange(host: string, port: number, request: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
       const socket = process.getBuiltinModule("node:net").connect({ host, port, signal });
-      socket.on("error", () => {}).write(request); // an error after the response is nobody's
+      socket.on("error", () => {}).write(request); // an error after the response does not matter
       const chunks = process.getBuiltinModule("node:events").on(socket, "data", { close: ["end"] });
       for await (const [chunk] of chunks) yield chunk; // the socket's own iterator costs more
     },
@@ -504,7 +505,7 @@ function node() {
 
 async function listenOnNode(host: string, port: number, handler: Handler, { websocket }: Hooks): Promise<Listener> {
   const { createAdaptorServer } = await import("@hono/node-server");
-  // A log that nobody can take does not end the service.
+  // A failed write to the log does not end the service.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
   const upgrades = websocket && { shouldUpgradeCallback: isWebSocket }; // from Node.js 24.9 on
   const server = createAdaptorServer({
@@ -552,12 +553,12 @@ const SWITCHING = { status: { value: 101 } };
  */
 function prepareOnNode(response: Response, env: NodeEnv, isDraining: boolean): Response {
   const { outgoing } = env;
-  // An upgrade: upgradeWebSocket() adds a second symbol to the env of a request that it accepts.
+  // An upgrade. If its route accepts it, upgradeWebSocket() has added a second symbol to the env.
   if (!outgoing) return Object.getOwnPropertySymbols(env)[1] ? Object.defineProperties(response, SWITCHING) : response;
   if (isDraining) outgoing.shouldKeepAlive = false;
   partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
   const parts = (response as unknown as Record<symbol, unknown[] | undefined>)[partsKey];
-  if (Array.isArray(parts?.[2])) response.headers; // throws for a malformed pair, here and not in the adapter
+  if (Array.isArray(parts?.[2])) response.headers; // read because it throws for a malformed pair here, not later in the adapter
   if (!parts && response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
   const body = parts ? parts[1] : response.body;
   if (!(body instanceof ReadableStream)) return response;
@@ -614,7 +615,10 @@ const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
 /** The time between two attempts to listen again. */
 const LISTEN_PAUSE_MS = 250;
 
-/** Whether the log goes through the console, which exports it by OpenTelemetry; a probe would wait for the collector. */
+/**
+ * Whether the log goes through the console, because only the console exports it by OpenTelemetry. Never in a probe: it
+ * would wait for the collector.
+ */
 let isExported = false;
 
 function deno(): ReturnType<typeof node> {
@@ -642,7 +646,7 @@ function deno(): ReturnType<typeof node> {
       const chunk = new Uint8Array(HEAD_LIMIT_BYTES); // connection.readable would make the probe a quarter dearer
       for (let size; (size = await connection.read(chunk));) yield chunk.subarray(0, size);
     },
-    hasClientLeft: (_env, thrown) => /^(BadResource|Http): .+ body/.test(toText(thrown)), // it says so in no other way
+    hasClientLeft: (_env, thrown) => /^(BadResource|Http): .+ body/.test(toText(thrown)), // it tells only by this text
     prepare: prepareOnDeno,
     listen: listenOnDeno,
   };
@@ -686,7 +690,7 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   };
 }
 
-/** Answers what no route is asked, and reads its body away. */
+/** Answers a request without asking a route, and reads its body away. */
 function refuse({ body }: Request, status: number): Response {
   body?.pipeTo(new WritableStream()).catch(() => {});
   return new Response(null, { status, headers: { Connection: "close" } });
