@@ -19,7 +19,7 @@ import type { IncomingMessage, Server as HttpServer } from "node:http";
  * @returns Hooks: `ready` for /readyz, `close` for the end, `websocket` for Node.js
  */
 export async function addRoutes(app: App, { stopping, log }: Tools): Promise<Hooks | void> {
-  // ════════ YOUR ROUTES BEGIN HERE ════════ (import packages by `await import("…")`, so that --ping does not load them)
+  // ════════ YOUR ROUTES BEGIN HERE ════════ (import packages by `await import("…")`: --ping then does not load them)
 
   app.get("/", (c) => c.text("It works: replace this route in main.ts with your own\n"));
 
@@ -558,7 +558,8 @@ function prepareOnNode(response: Response, env: NodeEnv, isDraining: boolean): R
   if (isDraining) outgoing.shouldKeepAlive = false;
   partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
   const parts = (response as unknown as Record<symbol, unknown[] | undefined>)[partsKey];
-  if (Array.isArray(parts?.[2])) response.headers; // read because it throws for a malformed pair here, not later in the adapter
+  // Read because it throws for a malformed pair here, not later in the adapter.
+  if (Array.isArray(parts?.[2])) response.headers;
   if (!parts && response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
   const body = parts ? parts[1] : response.body;
   if (!(body instanceof ReadableStream)) return response;
@@ -657,7 +658,7 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   const uploads = new Set<Promise<unknown>>();
   let isClosing = false;
   const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
-    // Deno takes a path in the Host field for the URL's (no upstream issue yet). The URL is tested first: that is faster.
+    // Deno takes a path in the Host field for the URL's (no upstream issue yet). Testing the URL first is faster.
     const host = PLAIN_URL_PATTERN.test(request.url) ? "" : request.headers.get("Host") ?? "";
     if (/[/?#\\@]/.test(host)) return refuse(request, 400);
     if (request.method !== "GET" && request.body) {
@@ -735,7 +736,7 @@ async function ping(settings: Settings): Promise<string> {
   throw new Error(line);
 }
 
-// Whether this file was started, not imported: with or without `.ts` by tsx, or as a bundle, which may keep it in a part.
+// The paths by which this file is started, not imported. tsx takes it without `.ts`; a bundle may keep it beside main.js.
 const programs = [import.meta.filename, import.meta.filename?.replace(/\.ts$/, ""), `${import.meta.dirname}/main.js`];
 if (import.meta.main || programs.includes(runtime.entry())) {
   // Not awaited, because a module that imports from this one would wait for it for ever.
