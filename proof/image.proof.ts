@@ -105,7 +105,7 @@ for (const target of TARGETS) {
         !/^(\.dockerenv|dev\/|etc\/(hostname|hosts|mtab|resolv\.conf)|proc|sys)/.test(file)
       );
       const known =
-        /^(bin\/(deno|node|tini)|app\/[\w-]+\.js(\.map)?|etc\/passwd|etc\/ssl\/certs\/ca-certificates\.crt|(usr\/)?lib(64|\/[\w-]+)?\/[\w.+-]+\.so[.\d]*)$/;
+        /^(bin\/(deno|node|tini)|app\/([\w-]+\.js(\.map)?|package\.json)|etc\/passwd|etc\/ssl\/certs\/ca-certificates\.crt|(usr\/)?lib(64|\/[\w-]+)?\/[\w.+-]+\.so[.\d]*)$/;
       assert.deepEqual(own.filter((file) => !known.test(file)), []);
       const runtime = await run("sh", ["-c", `docker cp ${container}:/bin/${target} - | tar -xO | wc -c`]);
       const size = Number(await docker(["image", "inspect", "--format", "{{.Size}}", image(target)]));
