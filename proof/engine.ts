@@ -107,7 +107,7 @@ export async function withContainer(
   try {
     await body(container);
   } catch (error) {
-    console.log(await docker(["logs", container]).catch(String), JSON.stringify(await inspect(container)));
+    console.log(await docker(["logs", "--tail", "50", container]).catch(String), JSON.stringify(await inspect(container)));
     throw error;
   } finally {
     await docker(["rm", "--force", container]);
