@@ -507,7 +507,7 @@ async function listenOnNode(host: string, port: number, handler: Handler, { webs
   const { createAdaptorServer } = await import("@hono/node-server");
   // A failed write to the log does not end the service.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-  const upgrades = websocket && { shouldUpgradeCallback: isWebSocket }; // from Node.js 24.9 on
+  const upgrades = websocket && { shouldUpgradeCallback: isWebSocket }; // Node.js 22 and later
   const server = createAdaptorServer({
     websocket,
     hostname: "localhost", // for requests without a Host field: HAProxy checks with HTTP/1.0
@@ -594,7 +594,7 @@ function safeServerResponse() {
 const isWebSocket = ({ headers }: IncomingMessage) => headers.upgrade?.toLowerCase() === "websocket";
 
 /**
- * Answers an upgrade that is no WebSocket (h2c, TLS) with 400 before Node.js 24.9, and survives a reset. The adapter
+ * Answers an upgrade that is no WebSocket (h2c, TLS) with 400 on Node.js 20, and survives a reset. The adapter
  * leaves such an upgrade alone, so its client waits, and a reset ends the process (no upstream issue yet).
  */
 function refuseOtherUpgrades(server: HttpServer): void {

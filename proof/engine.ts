@@ -107,7 +107,10 @@ export async function withContainer(
   try {
     await body(container);
   } catch (error) {
-    console.log(await docker(["logs", "--tail", "50", container]).catch(String), JSON.stringify(await inspect(container)));
+    console.log(
+      await docker(["logs", "--tail", "50", container]).catch(String),
+      JSON.stringify(await inspect(container)),
+    );
     throw error;
   } finally {
     await docker(["rm", "--force", container]);

@@ -200,7 +200,7 @@ const LIMITS: Limit[] = [
     },
   },
   {
-    limit: "With a WebSocket server, before Node.js 24.9, an upgrade",
+    limit: "With a WebSocket server, on Node.js 20, an upgrade",
     on: (runtime) => onNode(runtime) && runtime.name === "tsx" && Number(process.versions.node.split(".")[0]) < 24,
     routes: WEBSOCKET,
     async holds(_service, client) {
