@@ -7,11 +7,18 @@ import process from "node:process";
 import { describe, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { WebSocket } from "ws";
-import { allRuntimes, Client, type Env, type Service, STACK, TEST_TIMEOUT_MS, until, withRoutes } from "./harness.ts";
-
-/** The lines of a log that hold JSON. */
-const entries = (text: string): Record<string, unknown>[] =>
-  text.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
+import {
+  allRuntimes,
+  Client,
+  entries,
+  type Env,
+  type Service,
+  sleep,
+  STACK,
+  TEST_TIMEOUT_MS,
+  until,
+  withRoutes,
+} from "./harness.ts";
 
 /** All that a connection gives until it ends. */
 async function talk(port: number, text: string): Promise<string> {
@@ -205,8 +212,6 @@ async function lineOf(service: Service, path: string, count = 1) {
   assert.equal(out.length + error.length, count, `lines of ${path}`);
   return { line: (error[0] ?? out.at(-1))!, isError: error.length > 0 };
 }
-
-const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 for (const runtime of allRuntimes()) {
   const isNode = runtime.name !== "Deno";

@@ -278,3 +278,9 @@ export async function freePort(): Promise<number> {
 }
 
 export const STACK = /^\s+at .+:\d+/m;
+
+/** The lines of a log that hold JSON. */
+export const entries = (text: string): Record<string, unknown>[] =>
+  text.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
+
+export const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));

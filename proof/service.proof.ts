@@ -29,11 +29,13 @@ import {
   allRuntimes,
   Client,
   denoPath,
+  entries,
   type Env,
   launch,
   ROOT,
   type Runtime,
   type Service,
+  sleep,
   STACK,
   TEST_TIMEOUT_MS,
   until,
@@ -287,17 +289,11 @@ async function send(port: number, path: string, body: Uint8Array | string, heade
 const postItem = (port: number, name: string) =>
   send(port, "/items", JSON.stringify({ name }), { "Content-Type": "application/json" });
 
-/** The lines of a log that hold JSON. */
-const entries = (text: string): Record<string, unknown>[] =>
-  text.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
-
 /** Whether nothing but whole lines of JSON was printed as an error, as it is on Node.js. */
 function assertOnlyEntries(stderr: string) {
   assert.doesNotMatch(stderr, STACK);
   for (const line of stderr.split("\n").slice(0, -1)) assert.doesNotThrow(() => JSON.parse(line), `no JSON: ${line}`);
 }
-
-const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 /** Signals, waits for the end, and gives what it took. */
 async function stop(service: Service, signal: NodeJS.Signals = "SIGTERM") {
