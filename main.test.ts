@@ -45,7 +45,11 @@ test("addRoutes() answers / when it is asked", async () => {
   const { close } = await addRoutes(app, { stopping: service.signal, log() {} }) ?? {};
   try {
     const response = await app.request("/");
-    assert.match(await response.text(), /replace this route/, "The text expected here is the placeholder's: change it");
+    assert.match(
+      await response.text(),
+      /replace this route/,
+      "The text expected here is the placeholder's: change it",
+    );
   } finally {
     service.abort();
     await close?.();

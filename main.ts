@@ -49,7 +49,9 @@ export interface Hooks {
   /** Called after the drain, with the rest of SHUTDOWN_TIMEOUT_MS and at least a second. */
   close?(): unknown;
   /** For Node.js, a WebSocketServer of `ws` with `noServer: true`: https://hono.dev/docs/helpers/websocket */
-  websocket?: { server: WebSocketServerLike & { clients?: Iterable<{ close(code: number): void }> } };
+  websocket?: {
+    server: WebSocketServerLike & { clients?: Iterable<{ close(code: number): void }> };
+  };
 }
 
 // ── The application ──
@@ -65,7 +67,10 @@ const INTERNAL_ERROR = { error: "Internal Server Error" };
  * @param ready Called for /readyz
  * @returns The application, ready to take routes
  */
-export async function createApp(isDraining: () => boolean, ready: Hooks["ready"] = () => true): Promise<App> {
+export async function createApp(
+  isDraining: () => boolean,
+  ready: Hooks["ready"] = () => true,
+): Promise<App> {
   const { Hono } = await import("hono");
   const app: App = new Hono();
   const isReady = shareReady(ready);
@@ -96,14 +101,19 @@ function shareReady(ready: () => unknown): () => Promise<boolean> {
   let outcome = Promise.resolve(true);
   const settle = (value: boolean, reason?: unknown) => {
     if (value && !isReady) print(toLine({ status: "ready" }));
-    if (!value && isReady) print(toLine({ status: "unready", ...errorFields(reason) }), runtime.writeError);
+    if (!value && isReady) {
+      print(toLine({ status: "unready", ...errorFields(reason) }), runtime.writeError);
+    }
     return isReady = value;
   };
   return () => {
     if (performance.now() - askedMs < READY_LIMIT_MS) return outcome;
     askedMs = performance.now();
     return outcome = within(READY_LIMIT_MS, "ready()", ready)
-      .then((value) => settle(value !== false, "ready() returned false"), (error) => settle(false, error));
+      .then(
+        (value) => settle(value !== false, "ready() returned false"),
+        (error) => settle(false, error),
+      );
   };
 }
 
@@ -134,10 +144,14 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
     answer(request: Request, env: object, over: Promise<unknown>): Response | Promise<Response> {
       const startMs = accessLog ? performance.now() : 0;
       const accept = (response: Response): Response => {
-        if (!(response instanceof Response && response.status)) throw new TypeError("the route returned no Response");
+        if (!(response instanceof Response && response.status)) {
+          throw new TypeError("the route returned no Response");
+        }
         // An error answer reads away what its route did not, because an unread body holds or ends its connection.
         const unread = response.status >= 400 && request.method !== "GET" && request.body;
-        if (unread && !unread.locked && unread !== response.body) unread.pipeTo(new WritableStream()).catch(() => {});
+        if (unread && !unread.locked && unread !== response.body) {
+          unread.pipeTo(new WritableStream()).catch(() => {});
+        }
         return runtime.prepare(response, env, isDraining());
       };
       const fail = (thrown: unknown): Response => {
@@ -148,7 +162,9 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
       inFlight++;
       try {
         const returned = app.fetch(request, env);
-        response = returned instanceof Promise ? returned.then(accept).catch(fail) : accept(returned);
+        response = returned instanceof Promise
+          ? returned.then(accept).catch(fail)
+          : accept(returned);
       } catch (thrown) {
         response = fail(thrown);
       }
@@ -174,19 +190,33 @@ const STACK_LIMIT_CHARS = 1000;
 const notes = new WeakMap<object, Record<string, unknown>>();
 
 /** Adds fields to a request's line; does nothing without an `env`, as in `app.request()`. */
-const log: Tools["log"] = ({ env }, fields) => env && notes.set(env, Object.assign(notes.get(env) ?? {}, fields));
+const log: Tools["log"] = ({ env }, fields) =>
+  env && notes.set(env, Object.assign(notes.get(env) ?? {}, fields));
 
 /** Notes what was thrown; after the client left it makes the request incomplete, not failed. */
 const noteError = (env: object, thrown: unknown) =>
-  env && log({ env }, runtime.hasClientLeft(env, thrown) ? { incomplete: true } : errorFields(thrown));
+  env &&
+  log({ env }, runtime.hasClientLeft(env, thrown) ? { incomplete: true } : errorFields(thrown));
 
 /** Logs a request that is over, on standard error if it failed. `startMs` is 0 if the access log is off. */
-function logRequest({ method, url }: Request, env: object, status: number, startMs: number, isSent: boolean): void {
+function logRequest(
+  { method, url }: Request,
+  env: object,
+  status: number,
+  startMs: number,
+  isSent: boolean,
+): void {
   const path = url.replace(/^\w+:\/\/[^/]*|[?#].*/g, ""); // without the query, which may hold secrets
   if (path === "/healthz" || path === "/readyz") return;
   const note = notes.get(env);
   const ms = startMs ? Math.round((performance.now() - startMs) * 1000) / 1000 : undefined;
-  const line = toLine({ method, path, status, ms, incomplete: !isSent || note?.incomplete || undefined }, note);
+  const line = toLine({
+    method,
+    path,
+    status,
+    ms,
+    incomplete: !isSent || note?.incomplete || undefined,
+  }, note);
   if (note?.error !== undefined) print(line, runtime.writeError);
   else if (startMs && gathered.push(line) === 1) setTimeout(flush, GATHER_MS);
 }
@@ -212,7 +242,10 @@ function errorFields(thrown: unknown) {
 
 /** Returns a bounded text. An object that is no Error may have none: String() can throw for it. */
 const toText = (value: unknown) =>
-  (value instanceof Error || typeof value !== "object" ? String(value) : "an object").slice(0, ERROR_LIMIT_CHARS);
+  (value instanceof Error || typeof value !== "object" ? String(value) : "an object").slice(
+    0,
+    ERROR_LIMIT_CHARS,
+  );
 
 const gathered: string[] = [];
 
@@ -242,7 +275,9 @@ type Listener = { port: number; close(): Promise<unknown> };
  * @returns The exit code: 0 if every request in flight was answered and `close` succeeded, else 1
  * @throws {Error} in one line, if addRoutes() fails or it cannot listen
  */
-async function serve({ host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings): Promise<number> {
+async function serve(
+  { host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings,
+): Promise<number> {
   let exitCode = 0;
 
   // Start.
@@ -302,7 +337,10 @@ function firstSignal(handler: Handler): Promise<unknown> {
       resolve(firstMs ??= performance.now());
       if (performance.now() - firstMs < SAME_SIGNAL_MS) return;
       flush();
-      print(`Cut by a second signal, requests in flight: ${handler.inFlight()}`, runtime.writeError);
+      print(
+        `Cut by a second signal, requests in flight: ${handler.inFlight()}`,
+        runtime.writeError,
+      );
       runtime.exit(1);
     });
   });
@@ -326,10 +364,14 @@ export type Finding = { outcome: "healthy" | "unhealthy" | "refused"; text: stri
  * @throws {Error} in one line, if the settings do not tell the port
  */
 export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<Finding> {
-  if (port === 0) throw new Error("Cannot probe PORT=0: set it to the port that the service listens on");
+  if (port === 0) {
+    throw new Error("Cannot probe PORT=0: set it to the port that the service listens on");
+  }
   const address = !WILDCARD_PATTERN.test(host) ? host : host.includes(":") ? "::1" : "127.0.0.1";
   const url = `http://${authority(address, port)}/healthz`;
-  const request = `GET /healthz HTTP/1.1\r\nHost: ${authority(address, port)}\r\nConnection: close\r\n\r\n`;
+  const request = `GET /healthz HTTP/1.1\r\nHost: ${
+    authority(address, port)
+  }\r\nConnection: close\r\n\r\n`;
   const deadline = AbortSignal.timeout(pingTimeoutMs);
   try {
     const status = await readStatus(runtime.exchange(address, port, request, deadline));
@@ -381,11 +423,14 @@ export function heal({ outcome }: Finding, healAfterMs: number): string | void {
     const startTime = runtime.readFile("/proc/1/stat").replace(/^.*\) /, "").split(" ")[19]; // proc_pid_stat(5)
     if (outcome === "healthy") return runtime.writeFile(STREAK_FILE, startTime);
     if (outcome === "refused") return "not counted: nothing listens";
-    const isSameContainer = runtime.readFile("/proc/1/mountinfo") === runtime.readFile("/proc/self/mountinfo");
+    const isSameContainer =
+      runtime.readFile("/proc/1/mountinfo") === runtime.readFile("/proc/self/mountinfo");
     const isInit = isInitOf(runtime.entry(), runtime.readFile("/proc/1/cmdline").split("\0"));
     if (!isSameContainer || !isInit) return "refused: process 1 is not this container's init";
     const nowMs = Number(runtime.readFile("/proc/uptime").split(" ")[0]) * 1000; // a clock that nobody sets
-    const [notedTime, failures = 0, sinceMs = nowMs] = runtime.readFile(STREAK_FILE).split(" ").map(Number);
+    const [notedTime, failures = 0, sinceMs = nowMs] = runtime.readFile(STREAK_FILE).split(" ").map(
+      Number,
+    );
     if (notedTime !== Number(startTime)) return "not counted: never healthy";
     const lastedMs = Math.round(nowMs - sinceMs);
     if (failures < FAILURES_MIN || lastedMs < healAfterMs) {
@@ -408,7 +453,8 @@ export function heal({ outcome }: Finding, healAfterMs: number): string | void {
  * @param args The command line of the process: https://man7.org/linux/man-pages/man5/proc_pid_cmdline.5.html
  */
 export function isInitOf(program: string, args: string[]): boolean {
-  return INIT_PATTERN.test(args.find((arg) => !EMULATOR_PATTERN.test(arg)) ?? "") && args.includes(program);
+  return INIT_PATTERN.test(args.find((arg) => !EMULATOR_PATTERN.test(arg)) ?? "") &&
+    args.includes(program);
 }
 
 // ── Settings ──
@@ -426,7 +472,12 @@ export type Settings = ReturnType<typeof readSettings>;
  * @throws {Error} in one line that names a malformed variable and its value
  */
 export function readSettings(env: (name: string) => string | undefined) {
-  const read = (name: string, fallback: string, rule: string, isValid: (text: string) => boolean) => {
+  const read = (
+    name: string,
+    fallback: string,
+    rule: string,
+    isValid: (text: string) => boolean,
+  ) => {
     const text = env(name) || fallback;
     if (isValid(text)) return text;
     throw new Error(`Cannot parse ${name} as it must be ${rule}: current value is ${quote(text)}`);
@@ -437,7 +488,12 @@ export function readSettings(env: (name: string) => string | undefined) {
   };
   return {
     port: integer("PORT", "8080", 0, 65_535),
-    host: read("HOST", "0.0.0.0", "an IP address or a host name", (text) => /^[\w.:-]+$/.test(text)),
+    host: read(
+      "HOST",
+      "0.0.0.0",
+      "an IP address or a host name",
+      (text) => /^[\w.:-]+$/.test(text),
+    ),
     pingTimeoutMs: integer("PING_TIMEOUT_MS", "3000", 1),
     drainDelayMs: integer("DRAIN_DELAY_MS", "0", 0),
     shutdownTimeoutMs: integer("SHUTDOWN_TIMEOUT_MS", "8000", 0),
@@ -452,19 +508,25 @@ export function readSettings(env: (name: string) => string | undefined) {
 const QUOTE_LIMIT_CHARS = 64;
 
 /** Quotes a text of unknown origin: bounded, printable ASCII. */
-const quote = (text: string) => JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
+const quote = (text: string) =>
+  JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
 
 /** An error's message, or its code: Node.js gives no message if it tried several addresses. */
-const errorMessage = (error: unknown) => (error as Error).message || `${(error as { code?: string }).code}`;
+const errorMessage = (error: unknown) =>
+  (error as Error).message || `${(error as { code?: string }).code}`;
 
 /** A host and a port as in a URL: https://www.rfc-editor.org/rfc/rfc3986#section-3.2 */
-const authority = (host: string, port: number) => `${host.includes(":") ? `[${host}]` : host}:${port}`;
+const authority = (host: string, port: number) =>
+  `${host.includes(":") ? `[${host}]` : host}:${port}`;
 
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 /** Resolves to what `run` returns; rejects if it throws or takes longer than `ms`. */
 const within = async <T>(ms: number, name: string, run: () => T): Promise<Awaited<T>> =>
-  await Promise.race([run(), sleep(ms).then(() => Promise.reject(new Error(`${name} took more than ${ms} ms`)))]);
+  await Promise.race([
+    run(),
+    sleep(ms).then(() => Promise.reject(new Error(`${name} took more than ${ms} ms`))),
+  ]);
 
 // ── Node.js ──
 
@@ -483,15 +545,26 @@ function node() {
     writeOut: (text: string): unknown => console.log(text),
     writeError: (text: string): unknown => console.error(text),
     /** Resolves once all output is written, because process.exit() drops what a pipe has not taken yet. */
-    written: () => Promise.all([process.stdout, process.stderr].map((out) => new Promise((end) => out.write("", end)))),
+    written: () =>
+      Promise.all(
+        [process.stdout, process.stderr].map((out) => new Promise((end) => out.write("", end))),
+      ),
     readFile: (path: string) => process.getBuiltinModule("node:fs").readFileSync(path, "utf8"),
-    writeFile: (path: string, text: string) => process.getBuiltinModule("node:fs").writeFileSync(path, text),
+    writeFile: (path: string, text: string) =>
+      process.getBuiltinModule("node:fs").writeFileSync(path, text),
     kill: (id: number, signal: "SIGALRM" | "SIGCONT"): unknown => process.kill(id, signal),
-    onSignal: (handler: () => void): unknown => process.on("SIGTERM", handler).on("SIGINT", handler),
+    onSignal: (handler: () => void): unknown =>
+      process.on("SIGTERM", handler).on("SIGINT", handler),
     /** Node.js 20 warns of more than ten listeners on an AbortSignal. */
-    allowListeners: (signal: AbortSignal) => process.getBuiltinModule("node:events").setMaxListeners(0, signal),
+    allowListeners: (signal: AbortSignal) =>
+      process.getBuiltinModule("node:events").setMaxListeners(0, signal),
     /** Sends a request over TCP and returns the response; throws once the signal aborts. */
-    async *exchange(host: string, port: number, request: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
+    async *exchange(
+      host: string,
+      port: number,
+      request: string,
+      signal: AbortSignal,
+    ): AsyncIterable<Uint8Array> {
       const socket = process.getBuiltinModule("node:net").connect({ host, port, signal });
       socket.on("error", () => {}).write(request); // an error after the response does not matter
       const chunks = process.getBuiltinModule("node:events").on(socket, "data", { close: ["end"] });
@@ -503,7 +576,12 @@ function node() {
   };
 }
 
-async function listenOnNode(host: string, port: number, handler: Handler, { websocket }: Hooks): Promise<Listener> {
+async function listenOnNode(
+  host: string,
+  port: number,
+  handler: Handler,
+  { websocket }: Hooks,
+): Promise<Listener> {
   const { createAdaptorServer } = await import("@hono/node-server");
   // A failed write to the log does not end the service.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
@@ -511,11 +589,17 @@ async function listenOnNode(host: string, port: number, handler: Handler, { webs
   const server = createAdaptorServer({
     websocket,
     hostname: "localhost", // for requests without a Host field: HAProxy checks with HTTP/1.0
-    serverOptions: { ServerResponse: safeServerResponse(), keepAliveTimeout: KEEP_ALIVE_MS, ...upgrades },
+    serverOptions: {
+      ServerResponse: safeServerResponse(),
+      keepAliveTimeout: KEEP_ALIVE_MS,
+      ...upgrades,
+    },
     fetch: (request, env) => handler.answer(request, env, whenSent(env as NodeEnv)),
   }) as HttpServer;
   if (websocket) refuseOtherUpgrades(server);
-  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(port, host, resolve));
+  await new Promise<void>((resolve, reject) =>
+    server.once("error", reject).listen(port, host, resolve)
+  );
   return {
     port: (server.address() as { port: number }).port,
     async close() {
@@ -554,13 +638,19 @@ const SWITCHING = { status: { value: 101 } };
 function prepareOnNode(response: Response, env: NodeEnv, isDraining: boolean): Response {
   const { outgoing } = env;
   // An upgrade. If its route accepts it, upgradeWebSocket() has added a second symbol to the env.
-  if (!outgoing) return Object.getOwnPropertySymbols(env)[1] ? Object.defineProperties(response, SWITCHING) : response;
+  if (!outgoing) {
+    return Object.getOwnPropertySymbols(env)[1]
+      ? Object.defineProperties(response, SWITCHING)
+      : response;
+  }
   if (isDraining) outgoing.shouldKeepAlive = false;
   partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
   const parts = (response as unknown as Record<symbol, unknown[] | undefined>)[partsKey];
   // Read because it throws for a malformed pair here, not later in the adapter.
   if (Array.isArray(parts?.[2])) response.headers;
-  if (!parts && response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
+  if (!parts && response.bodyUsed) {
+    throw new TypeError("the route returned a Response whose body was read already");
+  }
   const body = parts ? parts[1] : response.body;
   if (!(body instanceof ReadableStream)) return response;
   // A body that fails cuts the response. The adapter would print a stack, and may send the error's text (no upstream
@@ -572,11 +662,14 @@ function prepareOnNode(response: Response, env: NodeEnv, isDraining: boolean): R
 
 /** The ServerResponse of the adapter, safe from the routes' headers. */
 function safeServerResponse() {
-  return class<R extends IncomingMessage> extends process.getBuiltinModule("node:http").ServerResponse<R> {
+  return class<R extends IncomingMessage>
+    extends process.getBuiltinModule("node:http").ServerResponse<R> {
     override writeHead(...args: unknown[]): this {
       // A route's own keep-alive would outlive a drain, and a client that asked to close.
       const headers = args.at(-1) as Record<string, unknown>;
-      for (const name of ["connection", "Connection"]) if (headers[name] !== "close") delete headers[name];
+      for (const name of ["connection", "Connection"]) {
+        if (headers[name] !== "close") delete headers[name];
+      }
       try {
         return Reflect.apply(super.writeHead, this, args);
       } catch (error) { // a bad header; the adapter would let it end the process (no upstream issue yet)
@@ -591,7 +684,8 @@ function safeServerResponse() {
   };
 }
 
-const isWebSocket = ({ headers }: IncomingMessage) => headers.upgrade?.toLowerCase() === "websocket";
+const isWebSocket = ({ headers }: IncomingMessage) =>
+  headers.upgrade?.toLowerCase() === "websocket";
 
 /**
  * Answers an upgrade that is no WebSocket (h2c, TLS) with 400 on Node.js 20, and survives a reset. The adapter
@@ -603,7 +697,9 @@ function refuseOtherUpgrades(server: HttpServer): void {
   server.removeAllListeners("upgrade").on("upgrade", (incoming, socket, head) => {
     socket.on("error", () => {});
     if (isWebSocket(incoming)) upgrade.call(server, incoming, socket, head);
-    else socket.resume().end("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    else {socket.resume().end(
+        "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+      );}
   });
 }
 
@@ -625,7 +721,9 @@ let isExported = false;
 function deno(): ReturnType<typeof node> {
   /** Writes past the console, which doubles the service's memory. */
   const write = (file: { writeSync(bytes: Uint8Array): number }, text: string) => {
-    for (let rest = new TextEncoder().encode(`${text}\n`); rest.length > 0;) rest = rest.subarray(file.writeSync(rest));
+    for (let rest = new TextEncoder().encode(`${text}\n`); rest.length > 0;) {
+      rest = rest.subarray(file.writeSync(rest));
+    }
   };
   return {
     args: Deno.args,
@@ -638,7 +736,8 @@ function deno(): ReturnType<typeof node> {
     readFile: (path) => Deno.readTextFileSync(path),
     writeFile: (path, text) => Deno.writeTextFileSync(path, text),
     kill: (id, signal) => Deno.kill(id, signal),
-    onSignal: (handler) => (["SIGTERM", "SIGINT"] as const).map((name) => Deno.addSignalListener(name, handler)),
+    onSignal: (handler) =>
+      (["SIGTERM", "SIGINT"] as const).map((name) => Deno.addSignalListener(name, handler)),
     allowListeners: () => {},
     async *exchange(hostname, port, request, signal) {
       const connection = await Deno.connect({ hostname, port, signal });
@@ -699,9 +798,13 @@ function refuse({ body }: Request, status: number): Response {
 
 /** Checks a response before Deno sends it; while draining, asks the client to close its connection. */
 function prepareOnDeno(response: Response, _env: object, isDraining: boolean): Response {
-  if (response.bodyUsed) throw new TypeError("the route returned a Response whose body was read already");
+  if (response.bodyUsed) {
+    throw new TypeError("the route returned a Response whose body was read already");
+  }
   response.headers.forEach((value, name) => {
-    if (UNSENDABLE_PATTERN.test(value)) throw new TypeError(`the header ${name} holds a control character`);
+    if (UNSENDABLE_PATTERN.test(value)) {
+      throw new TypeError(`the header ${name} holds a control character`);
+    }
   });
   if (!isDraining || response.status === 101) return response;
   const last = new Response(response.body, response); // the headers of some responses are immutable
@@ -731,13 +834,19 @@ async function main(args: string[]): Promise<number> {
 /** Probes and heals. Returns the line of a healthy probe, throws that of any other. */
 async function ping(settings: Settings): Promise<string> {
   const finding = await probe(settings);
-  const line = [finding.text, settings.healAfterMs && heal(finding, settings.healAfterMs)].filter(Boolean).join("; ");
+  const line = [finding.text, settings.healAfterMs && heal(finding, settings.healAfterMs)].filter(
+    Boolean,
+  ).join("; ");
   if (finding.outcome === "healthy") return line;
   throw new Error(line);
 }
 
 // The paths by which this file is started, not imported. tsx takes it without `.ts`; a bundle may keep it beside main.js.
-const programs = [import.meta.filename, import.meta.filename?.replace(/\.ts$/, ""), `${import.meta.dirname}/main.js`];
+const programs = [
+  import.meta.filename,
+  import.meta.filename?.replace(/\.ts$/, ""),
+  `${import.meta.dirname}/main.js`,
+];
 if (import.meta.main || programs.includes(runtime.entry())) {
   // Not awaited, because a module that imports from this one would wait for it for ever.
   main(runtime.args).catch((error) => {

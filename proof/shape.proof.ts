@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { ROOT } from "./harness.ts";
+import { ROOT } from "./support/harness.ts";
 
 const LINES_MAX = 480;
 const FUNCTION_LINES_MAX = 50;
@@ -50,8 +50,14 @@ test(`main.ts has at most ${LINES_MAX} lines of code`, () => {
 test(`no function of main.ts has more than ${FUNCTION_LINES_MAX} lines, or nests more than ${LEVELS_MAX} levels`, () => {
   assert.ok(declarations.length > 60, `${declarations.length} declarations: the count is wrong`);
   for (const declaration of declarations) {
-    assert.ok(declaration.length <= FUNCTION_LINES_MAX, `${declaration.length} lines: ${declaration[0]}`);
-    assert.ok(levelsOf(declaration) <= LEVELS_MAX, `${levelsOf(declaration)} levels: ${declaration[0]}`);
+    assert.ok(
+      declaration.length <= FUNCTION_LINES_MAX,
+      `${declaration.length} lines: ${declaration[0]}`,
+    );
+    assert.ok(
+      levelsOf(declaration) <= LEVELS_MAX,
+      `${levelsOf(declaration)} levels: ${declaration[0]}`,
+    );
   }
 });
 

@@ -111,7 +111,9 @@ async function probe(): Promise<Row[]> {
   const url = `http://127.0.0.1:${PORT}/healthz`;
   const withFetch = `fetch("${url}").then((r)=>process.exit(r.ok?0:1),()=>process.exit(1))`;
   const [onDeno, onNode] = [side("", ping.deno), side("", ping.node)];
-  const [deno, node, tsx] = [source.deno, source.node, source.tsx].map((command) => side("", [...command, "--ping"]));
+  const [deno, node, tsx] = [source.deno, source.node, source.tsx].map((command) =>
+    side("", [...command, "--ping"])
+  );
   const healing = (command: string[], ms: number) =>
     side(`HEAL_AFTER_MS=${ms}`, command, { HEAL_AFTER_MS: `${ms}`, PORT });
 
@@ -122,21 +124,36 @@ async function probe(): Promise<Row[]> {
     await compare("main.ts on Deno", deno, nothing(empty.denoTs), { atMost: 1.25 });
     await compare(`main.ts on Node.js ${major}`, node, nothing(empty.nodeTs), { atMost: 1.25 });
     await compare("main.ts on tsx", tsx, nothing(empty.tsx), { atMost: 1.25 });
-    await compare("image on Deno", onDeno, side("node -e with fetch", [NODE, "-e", withFetch]), { atMost: 0.3 });
-    await compare("image on Deno", onDeno, side("curl -f", ["curl", "-fsS", "-o", "/dev/null", url]));
+    await compare("image on Deno", onDeno, side("node -e with fetch", [NODE, "-e", withFetch]), {
+      atMost: 0.3,
+    });
+    await compare(
+      "image on Deno",
+      onDeno,
+      side("curl -f", ["curl", "-fsS", "-o", "/dev/null", url]),
+    );
     if (PEER) await compare("image on Deno", onDeno, side("the Go peer", [PEER, "--ping"]));
-    for (const [name, command] of [["Deno", ping.deno], ["Node.js", ping.node]] as [string, string[]][]) {
+    for (
+      const [name, command] of [["Deno", ping.deno], ["Node.js", ping.node]] as [string, string[]][]
+    ) {
       const off = healing(command, 0);
-      await compare(`image on ${name}, healing on`, healing(command, HEAL_AFTER_MS), { ...off, name: "off" }, {
+      await compare(`image on ${name}, healing on`, healing(command, HEAL_AFTER_MS), {
+        ...off,
+        name: "off",
+      }, {
         atMost: 1.07,
       });
     }
     const cached = side("", node.command, { NODE_COMPILE_CACHE: `${WORK}/compile-cache` });
-    await compare(`main.ts on Node.js ${major}, NODE_COMPILE_CACHE set`, cached, { ...node, name: "not set" });
+    await compare(`main.ts on Node.js ${major}, NODE_COMPILE_CACHE set`, cached, {
+      ...node,
+      name: "not set",
+    });
   });
   rmSync("/dev/shm/heartbeat-streak", { force: true }); // what a probe that heals leaves for the next one
   const cores = (ms: number) => CONTAINERS / PROBE_INTERVAL_S * ms / 1000;
-  const [{ ours, theirs = 0 }] = rows.find(({ against }) => against === "node -e with fetch")!.figures;
+  const [{ ours, theirs = 0 }] =
+    rows.find(({ against }) => against === "node -e with fetch")!.figures;
   add(rows, {
     what: `image on Deno, ${CONTAINERS} containers probed every ${PROBE_INTERVAL_S} s, computed`,
     against: "node -e with fetch",
@@ -153,7 +170,12 @@ interface Pair {
 }
 
 /** Loads servers in turn, and compares some with others. */
-async function race(rows: Row[], path: string, pairs: Pair[], mib?: { name: string }): Promise<void> {
+async function race(
+  rows: Row[],
+  path: string,
+  pairs: Pair[],
+  mib?: { name: string },
+): Promise<void> {
   const sides = [...new Set(pairs.flatMap(({ ours, theirs }) => [ours, theirs]))];
   const rounds = await inTurn(LOAD_ROUNDS, sides, (side) =>
     withServer(side, (server) => {
@@ -162,7 +184,8 @@ async function race(rows: Row[], path: string, pairs: Pair[], mib?: { name: stri
     }));
   for (const { what, ours, theirs, atLeast } of pairs) {
     const [mine, other] = [sides.indexOf(ours), sides.indexOf(theirs)];
-    const of = (key: "perCpuS" | "perS" | "p99Ms" | "mib") => rounds.map((seen) => [seen[mine][key], seen[other][key]]);
+    const of = (key: "perCpuS" | "perS" | "p99Ms" | "mib") =>
+      rounds.map((seen) => [seen[mine][key], seen[other][key]]);
     const figures = [
       figure("requests per CPU second", "k/s", 1, of("perCpuS"), atLeast ? { atLeast } : undefined),
       figure("requests per second", "k/s", 1, of("perS")),
@@ -199,7 +222,13 @@ async function serving(): Promise<Row[]> {
     const health: Pair[] = [
       { what: `\`/healthz\` on ${on}`, ours: service, theirs: hono, atLeast: goals["/healthz"] },
     ];
-    if (PEER) health.push({ what: `\`/healthz\` on ${on}`, ours: service, theirs: side("the Go peer", [PEER]) });
+    if (PEER) {
+      health.push({
+        what: `\`/healthz\` on ${on}`,
+        ours: service,
+        theirs: side("the Go peer", [PEER]),
+      });
+    }
     await race(rows, "/healthz", health);
   }
   return rows;
@@ -243,19 +272,28 @@ async function memory(): Promise<Row[]> {
       against: service.name,
       figures: [
         figure("after load", "MiB", 0, await afterLoad(CONNECTIONS), goal),
-        figure(`after load by ${MANY_CONNECTIONS} connections`, "MiB", 0, await afterLoad(MANY_CONNECTIONS)),
+        figure(
+          `after load by ${MANY_CONNECTIONS} connections`,
+          "MiB",
+          0,
+          await afterLoad(MANY_CONNECTIONS),
+        ),
       ],
     });
-    const rounds = await inTurn(MEMORY_ROUNDS, [service, hono], (side) =>
-      withServer(side, (server) => {
-        const seen = [residentMib(server)];
-        let requests = 0;
-        for (const until of [WARM_REQUESTS, LOAD_REQUESTS]) {
-          while (requests < until) requests += load(server, "/", 1, CONNECTIONS).requests;
-          seen.push(residentMib(server));
-        }
-        return seen;
-      }));
+    const rounds = await inTurn(
+      MEMORY_ROUNDS,
+      [service, hono],
+      (side) =>
+        withServer(side, (server) => {
+          const seen = [residentMib(server)];
+          let requests = 0;
+          for (const until of [WARM_REQUESTS, LOAD_REQUESTS]) {
+            while (requests < until) requests += load(server, "/", 1, CONNECTIONS).requests;
+            seen.push(residentMib(server));
+          }
+          return seen;
+        }),
+    );
     const of = (at: number) => rounds.map(([ours, theirs]) => [ours[at], theirs[at]]);
     const grown = rounds.map((sides) => sides.map((seen) => seen[2] / seen[1]));
     add(rows, {
@@ -285,7 +323,11 @@ async function start(): Promise<Row[]> {
   ) {
     const pairs = await inTurn(START_PAIRS, [side(name, ours), side(against, theirs)], startOf);
     const goal = atMost ? { atMost } : undefined;
-    add(rows, { what: `start to the first 200, ${name}`, against, figures: [figure("time", "ms", 0, pairs, goal)] });
+    add(rows, {
+      what: `start to the first 200, ${name}`,
+      against,
+      figures: [figure("time", "ms", 0, pairs, goal)],
+    });
   }
   const withEvents = bundle(copy("events", EVENTS), "events-bundle");
   for (const [name, run] of [["Deno", serve.deno], ["Node.js", serve.node]] as const) {
@@ -305,10 +347,16 @@ function install(): Row[] {
   const sizes = [[], ["--omit=dev"]].map((options, at) => {
     const folder = `${WORK}/install${at}`;
     mkdirSync(folder);
-    for (const file of PACKAGE_FILES) cpSync(`${ROOT}/${file}`, `${folder}/${file}`, { recursive: true });
+    for (const file of PACKAGE_FILES) {
+      cpSync(`${ROOT}/${file}`, `${folder}/${file}`, { recursive: true });
+    }
     output(["npm", "ci", "--silent", ...options], undefined, folder);
-    const { packages } = JSON.parse(readFileSync(`${folder}/node_modules/.package-lock.json`, "utf8"));
-    const mb = Number(output(["du", "--summarize", "--bytes", `${folder}/node_modules`]).split("\t")[0]) / 1e6;
+    const { packages } = JSON.parse(
+      readFileSync(`${folder}/node_modules/.package-lock.json`, "utf8"),
+    );
+    const mb =
+      Number(output(["du", "--summarize", "--bytes", `${folder}/node_modules`]).split("\t")[0]) /
+      1e6;
     return { packages: Object.keys(packages).length, mb };
   });
   const rows: Row[] = [];
@@ -348,20 +396,28 @@ COPY . .
 RUN npm ci --silent --ignore-scripts
 CMD ["npx", "tsx", "main.ts"]`,
   ).replace(/\/Dockerfile$/, "");
-  for (const file of [...PACKAGE_FILES, "main.ts"]) cpSync(`${ROOT}/${file}`, `${plain}/${file}`, { recursive: true });
+  for (const file of [...PACKAGE_FILES, "main.ts"]) {
+    cpSync(`${ROOT}/${file}`, `${plain}/${file}`, { recursive: true });
+  }
   const tag = (name: string) => `heartbeat-bench-${process.pid}:${name}`;
   const targets = [["deno", "Deno"], ["node", "Node.js"]];
-  const built = targets.map(([target]): [string, string, string] => [tag(target), ROOT, `--target=${target}`]);
+  const built = targets.map((
+    [target],
+  ): [string, string, string] => [tag(target), ROOT, `--target=${target}`]);
   return withImages([[tag("plain"), plain], ...built], () => {
-    const bytes = (name: string) => Number(output(["docker", "image", "inspect", "--format={{.Size}}", tag(name)]));
-    const gzipped = (name: string) => Number(output(["sh", "-c", `docker save ${tag(name)} | gzip | wc -c`]));
+    const bytes = (name: string) =>
+      Number(output(["docker", "image", "inspect", "--format={{.Size}}", tag(name)]));
+    const gzipped = (name: string) =>
+      Number(output(["sh", "-c", `docker save ${tag(name)} | gzip | wc -c`]));
     const theirs = { unpacked: bytes("plain"), gzipped: gzipped("plain") };
     const mb = (name: string, ours: number, theirs: number, goal?: Goal) =>
       figure(name, "MB", 1, [[ours / 1e6, theirs / 1e6]], goal);
     for (const [target, runtime] of targets) {
       const what = `image on ${runtime}`;
       const container = output(["docker", "create", tag(target)]);
-      const binary = Number(output(["sh", "-c", `docker cp ${container}:/bin/${target} - | tar -xO | wc -c`]));
+      const binary = Number(
+        output(["sh", "-c", `docker cp ${container}:/bin/${target} - | tar -xO | wc -c`]),
+      );
       output(["docker", "rm", container]);
       const unpacked = mb("unpacked", bytes(target), binary, { atMost: 1.06 });
       add(rows, { what, against: "the runtime's stripped binary", figures: [unpacked] });
@@ -376,7 +432,9 @@ CMD ["npx", "tsx", "main.ts"]`,
       const healthyMs = Array.from({ length: DOCKER_STARTS }, () => {
         const fromMs = performance.now();
         const id = output(["docker", "run", "--detach", tag(target)]);
-        while (output(["docker", "inspect", "--format={{.State.Health.Status}}", id]) !== "healthy");
+        while (
+          output(["docker", "inspect", "--format={{.State.Health.Status}}", id]) !== "healthy"
+        );
         const ms = performance.now() - fromMs;
         output(["docker", "rm", "--force", id]);
         return ms;
@@ -435,7 +493,8 @@ const GROUPS: Record<string, {
   },
   serving: {
     title: "What it serves",
-    method: `${LOAD_ROUNDS} rounds in turn, each with new processes: one load thread, ${CONNECTIONS} connections, ` +
+    method:
+      `${LOAD_ROUNDS} rounds in turn, each with new processes: one load thread, ${CONNECTIONS} connections, ` +
       `${LOAD_SECONDS} s after one of warming up. Standard output goes to /dev/null.`,
     needs: ["wrk"],
     measure: serving,
@@ -451,7 +510,9 @@ const GROUPS: Record<string, {
     method:
       `Resident memory, ${MEMORY_ROUNDS} rounds in turn, each with new processes. First the service as it comes, ` +
       `after ${MEMORY_SECONDS} s of \`/\` by ${CONNECTIONS} connections, and by ${MANY_CONNECTIONS}. Then without its ` +
-      `log: idle, warm after ${WARM_REQUESTS / 1000}k requests, and at the end after ${LOAD_REQUESTS / 1000}k.`,
+      `log: idle, warm after ${WARM_REQUESTS / 1000}k requests, and at the end after ${
+        LOAD_REQUESTS / 1000
+      }k.`,
     needs: ["wrk"],
     measure: memory,
   },
@@ -462,7 +523,12 @@ const GROUPS: Record<string, {
     needs: [],
     measure: start,
   },
-  install: { title: "What an install brings", method: "Into an empty folder.", needs: [], measure: install },
+  install: {
+    title: "What an install brings",
+    method: "Into an empty folder.",
+    needs: [],
+    measure: install,
+  },
   image: {
     title: "What an image weighs",
     method: `The plain recipe is \`npm ci\` and \`npx tsx main.ts\` on Node.js's own slim image. ` +
@@ -492,7 +558,9 @@ process.on("uncaughtException", ({ message }) => {
 const names = process.argv.slice(2);
 const stray = names.find((name) => !(name in GROUPS) && name !== "--report");
 if (stray !== undefined) {
-  console.error(`There is no group ${JSON.stringify(stray)}: there are ${Object.keys(GROUPS).join(", ")}`);
+  console.error(
+    `There is no group ${JSON.stringify(stray)}: there are ${Object.keys(GROUPS).join(", ")}`,
+  );
   process.exit(1);
 }
 let chosen = names.length > 0 ? names.filter((name) => name in GROUPS) : Object.keys(GROUPS);
@@ -506,18 +574,26 @@ const missing = tools.filter((tool) =>
   !has(["sh", "-c", `command -v ${tool === "time" ? "/usr/bin/time" : tool}`])
 );
 if (missing.length > 0) {
-  console.error(`Missing: ${missing.join(", ")}. Install with: apt-get install ${missing.join(" ")}`);
+  console.error(
+    `Missing: ${missing.join(", ")}. Install with: apt-get install ${missing.join(" ")}`,
+  );
   process.exit(1);
 }
 const hasDocker = has(["docker", "version"]);
 const left = chosen.filter((name) => !hasDocker && GROUPS[name].needs.includes("docker"));
 if (left.length > 0) console.error(`Left out: ${left.join(", ")}, as no Docker engine answers`);
-if (!PEER && chosen.includes("serving")) console.error("Left out: the rows of the Go peer, as PEER is not set");
+if (!PEER && chosen.includes("serving")) {
+  console.error("Left out: the rows of the Go peer, as PEER is not set");
+}
 chosen = chosen.filter((name) => !left.includes(name));
 
 const system = /PRETTY_NAME="(.*)"/.exec(readFileSync("/etc/os-release", "utf8"))![1];
-const machine = `${os.availableParallelism()} cores, ${Math.round(os.totalmem() / 2 ** 30)} GiB, ${system}`;
-const runtimes = `Deno ${output([DENO, "--version"]).split(/[ \n]/)[1]}, Node.js ${version.slice(1)}`;
+const machine = `${os.availableParallelism()} cores, ${
+  Math.round(os.totalmem() / 2 ** 30)
+} GiB, ${system}`;
+const runtimes = `Deno ${output([DENO, "--version"]).split(/[ \n]/)[1]}, Node.js ${
+  version.slice(1)
+}`;
 const results: Results = {};
 for (const name of chosen) {
   const { title, method, needs, measure } = GROUPS[name];
@@ -537,5 +613,7 @@ for (const name of chosen) {
   output([DENO, "fmt", "--quiet", ...report({ [name]: group }, Object.keys(GROUPS))]); // what was measured is kept
   console.error(`${name}: ${((performance.now() - fromMs) / 1000).toFixed()} s`);
 }
-if (names.includes("--report")) output([DENO, "fmt", "--quiet", ...report({}, Object.keys(GROUPS))]);
+if (names.includes("--report")) {
+  output([DENO, "fmt", "--quiet", ...report({}, Object.keys(GROUPS))]);
+}
 console.log(everything(results));

@@ -11,14 +11,23 @@ const plain = (markdown: string) => markdown.replace(/\s+/g, " ").replace(/-{3,}
 for (const [file, made] of Object.entries(BLOCKS)) {
   test(`${file} shows what proof/bench/results.json holds`, () => {
     const text = read(file);
-    assert.match(text, /<!-- bench:begin -->[^]*<!-- bench:end -->/, `${file} has no marks for the figures`);
-    assert.equal(plain(text), plain(fill(text, made(readResults()))), "run: npm run bench -- --report");
+    assert.match(
+      text,
+      /<!-- bench:begin -->[^]*<!-- bench:end -->/,
+      `${file} has no marks for the figures`,
+    );
+    assert.equal(
+      plain(text),
+      plain(fill(text, made(readResults()))),
+      "run: npm run bench -- --report",
+    );
   });
 }
 
 const evidence = read("proof/bench/README.md");
 const [, before, block, after, byHand] =
-  /^([^]*)<!-- bench:begin -->([^]*)<!-- bench:end -->([^]*)^## Measured once, by hand$([^]*)$/m.exec(evidence) ?? [];
+  /^([^]*)<!-- bench:begin -->([^]*)<!-- bench:end -->([^]*)^## Measured once, by hand$([^]*)$/m
+    .exec(evidence) ?? [];
 
 test("proof/bench/README.md explains with no figure that was not measured", () => {
   const numbers = (text: string) => text.match(/\d+(?:[.,]\d+)*/g) ?? [];

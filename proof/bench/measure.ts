@@ -42,7 +42,11 @@ export const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(r
 export const median = (values: number[]) => values.toSorted((a, b) => a - b)[values.length >> 1];
 
 /** Measures every side once a round. */
-export async function inTurn<T>(rounds: number, sides: Side[], measure: (side: Side) => T | Promise<T>) {
+export async function inTurn<T>(
+  rounds: number,
+  sides: Side[],
+  measure: (side: Side) => T | Promise<T>,
+) {
   const seen: T[][] = [];
   for (let round = 0; round < rounds; round++) {
     const row: T[] = [];
@@ -56,7 +60,13 @@ export async function inTurn<T>(rounds: number, sides: Side[], measure: (side: S
 const kept = (value: number) => Number(value.toPrecision(4));
 
 /** What two sides come to: the median of each, and that of the rounds' ratios. */
-export function figure(name: string, unit: string, digits: number, pairs: number[][], goal?: Goal): Figure {
+export function figure(
+  name: string,
+  unit: string,
+  digits: number,
+  pairs: number[][],
+  goal?: Goal,
+): Figure {
   return {
     name,
     unit,
@@ -85,7 +95,15 @@ export function cost({ command, env }: Side): Cost {
   const json = `${WORK}/hyperfine.json`;
   const words = command.map((word) => `'${word}'`).join(" ");
   output(
-    ["hyperfine", "--shell=none", "--runs=1", "--style=none", "--output=pipe", `--export-json=${json}`, words],
+    [
+      "hyperfine",
+      "--shell=none",
+      "--runs=1",
+      "--style=none",
+      "--output=pipe",
+      `--export-json=${json}`,
+      words,
+    ],
     { ...ENV, ...env },
   );
   const [{ user, system, mean }] = JSON.parse(readFileSync(json, "utf8")).results;
@@ -120,7 +138,11 @@ export async function freePort(): Promise<number> {
 /** Sends a request for a path, and gives the connection once the answer's first bytes are there. */
 export function ask(port: number, path: string) {
   return new Promise<{ head: string; end: () => void }>((resolve, reject) => {
-    const socket = connect(port, "127.0.0.1", () => socket.write(`GET ${path} HTTP/1.1\r\nHost: bench\r\n\r\n`));
+    const socket = connect(
+      port,
+      "127.0.0.1",
+      () => socket.write(`GET ${path} HTTP/1.1\r\nHost: bench\r\n\r\n`),
+    );
     socket.once("data", (data) => resolve({ head: `${data}`, end: () => socket.destroy() }));
     socket.on("error", reject);
   });
@@ -128,10 +150,16 @@ export function ask(port: number, path: string) {
 
 /** Whether /healthz answers 200, asked once. */
 const answers = (port: number) =>
-  ask(port, "/healthz").then(({ head, end }) => (end(), head.startsWith("HTTP/1.1 200")), () => false);
+  ask(port, "/healthz").then(
+    ({ head, end }) => (end(), head.startsWith("HTTP/1.1 200")),
+    () => false,
+  );
 
 /** Starts a server, waits for its first 200, and ends it after. What it prints goes nowhere. */
-export async function withServer<T>({ command, env }: Side, body: (server: Server) => Promise<T> | T): Promise<T> {
+export async function withServer<T>(
+  { command, env }: Side,
+  body: (server: Server) => Promise<T> | T,
+): Promise<T> {
   const port = Number(env?.PORT ?? await freePort());
   const fromMs = performance.now();
   const child = spawn(command[0], command.slice(1), {
@@ -176,9 +204,21 @@ export interface Load {
 }
 
 /** Asks a server for a path as fast as it answers; `more` are further options of wrk. */
-export function load({ port, child }: Server, path: string, seconds: number, connections: number, more: string[] = []) {
+export function load(
+  { port, child }: Server,
+  path: string,
+  seconds: number,
+  connections: number,
+  more: string[] = [],
+) {
   const fromS = cpuS(child.pid!);
-  const options = ["--threads=1", `--connections=${connections}`, `--duration=${seconds}s`, "--latency", ...more];
+  const options = [
+    "--threads=1",
+    `--connections=${connections}`,
+    `--duration=${seconds}s`,
+    "--latency",
+    ...more,
+  ];
   const text = output(["wrk", ...options, `http://127.0.0.1:${port}${path}`]);
   const usedS = cpuS(child.pid!) - fromS;
   if (/Non-2xx|Socket errors/.test(text)) throw new Error(text);
@@ -197,7 +237,11 @@ export const residentMib = ({ child }: Server) =>
   Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"))![1]) / 1024;
 
 /** How long a server takes to end by SIGTERM while so many streams are open; it must exit 0. */
-export async function stopMs({ port, child }: Server, path: string, streams: number): Promise<number> {
+export async function stopMs(
+  { port, child }: Server,
+  path: string,
+  streams: number,
+): Promise<number> {
   const open = await Promise.all(Array.from({ length: streams }, () => ask(port, path)));
   const refused = open.find(({ head }) => !head.startsWith("HTTP/1.1 200"));
   if (refused) throw new Error(`${path} answers ${refused.head.split("\r\n")[0]}`);
@@ -266,10 +310,13 @@ export async function lives(
   process.once("exit", remove);
   try {
     await sleep(500); // until it follows
-    const port = (id: string) => Number(output(["docker", "port", id, "8080/tcp"]).split(":").at(-1));
+    const port = (id: string) =>
+      Number(output(["docker", "port", id, "8080/tcp"]).split(":").at(-1));
     for (const name of names) {
       fromS.push(Date.now() / 1000);
-      ids.push(output(["docker", "run", "--detach", "--publish=127.0.0.1::8080", ...options[name], image]));
+      ids.push(
+        output(["docker", "run", "--detach", "--publish=127.0.0.1::8080", ...options[name], image]),
+      );
     }
     await sleep(fromS[0] * 1000 + wedgeAfterMs - Date.now());
     const wedgedS = Date.now() / 1000;
@@ -293,10 +340,15 @@ export async function lives(
       if (endS === Infinity && seen("health_status: healthy").some(({ length }) => length === 2)) {
         endS = (Date.now() + endAfterMs) / 1000;
       }
-      if (Date.now() / 1000 - wedgedS > 180) throw new Error("No container was healthy again within three minutes");
+      if (Date.now() / 1000 - wedgedS > 180) {
+        throw new Error("No container was healthy again within three minutes");
+      }
     }
     return names.map((name, at): Lane => {
-      const moments: Moment[] = [{ atS: 0, what: "run" }, { atS: wedgedS - fromS[at], what: "wedged" }];
+      const moments: Moment[] = [{ atS: 0, what: "run" }, {
+        atS: wedgedS - fromS[at],
+        what: "wedged",
+      }];
       for (const [key, probe] of probes) if (key.startsWith(`${at} `)) moments.push(probe);
       for (
         const [action, what] of [
@@ -307,11 +359,19 @@ export async function lives(
         ] as [string, Moment["what"]][]
       ) {
         for (const { timeNano, Actor: { Attributes: { exitCode } } } of seen(action)[at]) {
-          moments.push({ atS: timeNano / 1e9 - fromS[at], what, detail: exitCode && `exit code ${exitCode}` });
+          moments.push({
+            atS: timeNano / 1e9 - fromS[at],
+            what,
+            detail: exitCode && `exit code ${exitCode}`,
+          });
         }
       }
       for (const moment of moments) moment.atS = Math.round(moment.atS * 10) / 10;
-      return { name, moments: moments.toSorted((a, b) => a.atS - b.atS), endS: Math.round(endS - fromS[at]) };
+      return {
+        name,
+        moments: moments.toSorted((a, b) => a.atS - b.atS),
+        endS: Math.round(endS - fromS[at]),
+      };
     });
   } finally {
     follower.kill();

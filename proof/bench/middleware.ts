@@ -4,7 +4,7 @@
  */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
-import { denoPath, ROOT, scratch, withRoutesOf } from "../harness.ts";
+import { denoPath, ROOT, scratch, withRoutesOf } from "../support/harness.ts";
 import { load, median, withServer } from "./measure.ts";
 
 const ROUNDS = 5;
@@ -53,7 +53,12 @@ const CASES: [names: string, what: string, path: string, options: string[]][] = 
   ["bodyLimit", "a body of 1 kB", "/orders", SCRIPT],
   ["compress", "9 kB, not compressed", "/items", []],
   ["compress", "9 kB, compressed", "/items", GZIP],
-  ["cors secureHeaders compress bearerAuth timeout bodyLimit", "a body of 1 kB, not compressed", "/orders", SCRIPT],
+  [
+    "cors secureHeaders compress bearerAuth timeout bodyLimit",
+    "a body of 1 kB, not compressed",
+    "/orders",
+    SCRIPT,
+  ],
 ];
 const RUNTIMES = {
   Deno: [denoPath(), "run", "-q", "-P", "--no-prompt"],
@@ -76,7 +81,10 @@ try {
         withServer(side("none"), (theirs) => {
           for (let round = 0; round <= ROUNDS; round++) {
             const [withIt, without] = [ours, theirs].map((server) =>
-              load(server, path, round === 0 ? 1 : LOAD_SECONDS, CONNECTIONS, [...HEADERS, ...options]).perCpuS
+              load(server, path, round === 0 ? 1 : LOAD_SECONDS, CONNECTIONS, [
+                ...HEADERS,
+                ...options,
+              ]).perCpuS
             );
             if (round > 0) rounds.push(withIt / without); // the first one warms
           }

@@ -27,7 +27,8 @@ export function drawProbes(rows: Row[]): string {
     const row = rows.find(({ against }) => against === other);
     if (row) bars.push({ name: other, emptyMs: 0, ownMs: cpu(row).theirs! });
   }
-  const mostMs = Math.ceil(Math.max(...bars.map(({ emptyMs, ownMs }) => emptyMs + ownMs)) / 10) * 10;
+  const mostMs = Math.ceil(Math.max(...bars.map(({ emptyMs, ownMs }) => emptyMs + ownMs)) / 10) *
+    10;
   const x = (ms: number) => round(ms / mostMs * PLOT_WIDTH_PX);
   const bottom = bars.length * BAR_STEP_PX;
   const stepMs = mostMs > CLOSE_TICKS_MS ? 50 : 20;
@@ -36,7 +37,9 @@ export function drawProbes(rows: Row[]): string {
     `<rect x="${left}" y="${y}" width="${width}" height="${height}" fill="${color}" />`;
   const text = (left: number, y: number, anchor: string, words: string) =>
     `<text x="${left}" y="${y}" text-anchor="${anchor}">${words}</text>`;
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="705" height="${bottom + 73}" viewBox="0 0 705 ${bottom + 73}"
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="705" height="${
+    bottom + 73
+  }" viewBox="0 0 705 ${bottom + 73}"
   font-family="sans-serif" font-size="10px">
 <rect width="100%" height="100%" fill="white" />
 <g transform="translate(${PLOT_LEFT_PX},22)">
@@ -58,9 +61,13 @@ ${
   }
 <path d="M0.5,${bottom + 0.5}h${PLOT_WIDTH_PX}M0.5,0.5v${bottom}${
     ticks.map((ms) => `M${x(ms) + 0.5},${bottom + 0.5}v5`).join("")
-  }${bars.map((_, at) => `M0.5,${(at + 0.5) * BAR_STEP_PX + 0.5}h-5`).join("")}" fill="none" stroke="#888" />
+  }${
+    bars.map((_, at) => `M0.5,${(at + 0.5) * BAR_STEP_PX + 0.5}h-5`).join("")
+  }" fill="none" stroke="#888" />
 ${
-    ticks.map((ms) => text(x(ms), bottom + 15, ms === 0 ? "start" : ms === mostMs ? "end" : "middle", `${ms}`)).join(
+    ticks.map((ms) =>
+      text(x(ms), bottom + 15, ms === 0 ? "start" : ms === mostMs ? "end" : "middle", `${ms}`)
+    ).join(
       "\n",
     )
   }
@@ -95,24 +102,34 @@ export function drawLifecycle(lanes: Lane[]): string {
   const x = (atS: number) => round(MARGIN_PX + atS / endS * (WIDTH_PX - 2 * MARGIN_PX));
   const parts: string[] = [];
   const text = (left: number, y: number, words: string, kind = "", anchor = "start") =>
-    parts.push(`<text x="${left}" y="${y}" class="${kind}" text-anchor="${anchor}">${words}</text>`);
+    parts.push(
+      `<text x="${left}" y="${y}" class="${kind}" text-anchor="${anchor}">${words}</text>`,
+    );
   const seconds = (atS: number) => `${Math.round(atS)} s`;
 
   /** A bar of states, and a cross for each probe that failed. */
   const bar = ({ moments }: Lane, y: number) => {
     const states = moments.filter(({ what }) => STATES[what]);
-    const changes = states.filter(({ what }, at) => STATES[what]!.kind !== (at && STATES[states[at - 1].what]!.kind));
+    const changes = states.filter(({ what }, at) =>
+      STATES[what]!.kind !== (at && STATES[states[at - 1].what]!.kind)
+    );
     changes.forEach(({ atS, what }, at) => {
       const [from, to] = [x(atS), x(changes[at + 1]?.atS ?? endS)];
       const { kind, words } = STATES[what]!;
       const width = round(to - from);
       if (width <= 0) return;
-      parts.push(`<rect x="${from}" y="${y}" width="${width}" height="${LANE_HEIGHT_PX}" class="${kind}" />`);
+      parts.push(
+        `<rect x="${from}" y="${y}" width="${width}" height="${LANE_HEIGHT_PX}" class="${kind}" />`,
+      );
       if (words) text(round((from + to) / 2), y + 21, words, "in", "middle");
     });
     const crosses = moments.filter(({ what }) => what === "failed probe").map(({ atS }) => x(atS));
     const crossY = y + LANE_HEIGHT_PX + 6;
-    parts.push(`<path d="${crosses.map((at) => `M${at - 4},${crossY}l8,8m0,-8l-8,8`).join("")}" class="cross" />`);
+    parts.push(
+      `<path d="${
+        crosses.map((at) => `M${at - 4},${crossY}l8,8m0,-8l-8,8`).join("")
+      }" class="cross" />`,
+    );
     text(MARGIN_PX, crossY + 9, "starting", "muted");
     if (crosses.length > 0) text(crosses[0] - 9, crossY + 9, "probes fail", "muted", "end");
   };
@@ -129,8 +146,10 @@ export function drawLifecycle(lanes: Lane[]): string {
     );
   };
   const [healed, left] = lanes;
-  const at = (lane: Lane, what: Moment["what"]) => lane.moments.find((moment) => moment.what === what)!;
-  const last = (lane: Lane, what: Moment["what"]) => lane.moments.findLast((moment) => moment.what === what)!;
+  const at = (lane: Lane, what: Moment["what"]) =>
+    lane.moments.find((moment) => moment.what === what)!;
+  const last = (lane: Lane, what: Moment["what"]) =>
+    lane.moments.findLast((moment) => moment.what === what)!;
 
   text(MARGIN_PX, 26, "An event loop wedges: with healing, and without", "title");
   text(MARGIN_PX, 54, `${healed.name}: it heals itself`, "strong");
@@ -148,13 +167,17 @@ export function drawLifecycle(lanes: Lane[]): string {
   bar(left, lower);
   const [end, middle] = [x(endS), lower + LANE_HEIGHT_PX / 2];
   parts.push(
-    `<path d="M${end},${lower}l10,${LANE_HEIGHT_PX / 2}L${end},${middle + LANE_HEIGHT_PX / 2}Z" class="unhealthy" />`,
+    `<path d="M${end},${lower}l10,${LANE_HEIGHT_PX / 2}L${end},${
+      middle + LANE_HEIGHT_PX / 2
+    }Z" class="unhealthy" />`,
   );
 
   const axisY = lower + LANE_HEIGHT_PX + 26;
   const ticks = Array.from({ length: Math.floor(endS / 10) + 1 }, (_, at) => at * 10);
   parts.push(
-    `<path d="M${x(0)},${axisY}H${x(endS)}${ticks.map((atS) => `M${x(atS)},${axisY}v5`).join("")}" class="lead" />`,
+    `<path d="M${x(0)},${axisY}H${x(endS)}${
+      ticks.map((atS) => `M${x(atS)},${axisY}v5`).join("")
+    }" class="lead" />`,
   );
   ticks.forEach((atS) => text(x(atS), axisY + 19, atS === 0 ? "0 s" : `${atS}`, "muted", "middle"));
 

@@ -2,7 +2,7 @@
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
-import { ROOT, scratch } from "../harness.ts";
+import { ROOT, scratch } from "../support/harness.ts";
 
 export { ROOT };
 export const NODE = process.env.BENCH_NODE || process.execPath;
@@ -10,7 +10,13 @@ export const NODE = process.env.BENCH_NODE || process.execPath;
 export const PEER = process.env.PEER;
 export const TSX = [process.execPath, `${ROOT}/node_modules/tsx/dist/cli.mjs`];
 /** What every program gets, unless a row says otherwise. */
-export const ENV = { ...process.env, HOST: "127.0.0.1", DENO_NO_UPDATE_CHECK: "1", ACCESS_LOG: "off", NO_COLOR: "1" };
+export const ENV = {
+  ...process.env,
+  HOST: "127.0.0.1",
+  DENO_NO_UPDATE_CHECK: "1",
+  ACCESS_LOG: "off",
+  NO_COLOR: "1",
+};
 
 /** A command, and what the tables call it. */
 export interface Side {
@@ -21,13 +27,23 @@ export interface Side {
 
 /** Runs a command and gives what it prints; throws what it says if it fails. */
 export function output(command: string[], env: NodeJS.ProcessEnv = ENV, cwd = ROOT): string {
-  const { status, stdout, stderr, error } = spawnSync(command[0], command.slice(1), { cwd, env, encoding: "utf8" });
-  if (status !== 0) throw new Error(`Cannot run ${command.join(" ")}: ${error?.message ?? stderr.trim()}`);
+  const { status, stdout, stderr, error } = spawnSync(command[0], command.slice(1), {
+    cwd,
+    env,
+    encoding: "utf8",
+  });
+  if (status !== 0) {
+    throw new Error(`Cannot run ${command.join(" ")}: ${error?.message ?? stderr.trim()}`);
+  }
   return stdout.trim();
 }
 
 /** The binary itself: the command that npm installs may be a script, which would be measured as well. */
-export const DENO = output([`${ROOT}/node_modules/.bin/deno`, "eval", "console.log(Deno.execPath())"]);
+export const DENO = output([
+  `${ROOT}/node_modules/.bin/deno`,
+  "eval",
+  "console.log(Deno.execPath())",
+]);
 
 /** Whether a command runs and succeeds. */
 export const has = (command: string[]) => spawnSync(command[0], command.slice(1)).status === 0;
@@ -48,7 +64,9 @@ export function write(name: string, text: string): string {
 /** A copy of the project, as an image is built from it, with routes in its place for them; gives its folder. */
 export function copy(name: string, routes: string): string {
   const folder = `${WORK}/${name}`;
-  for (const entry of readdirSync(ROOT).filter((entry) => !/^(node_modules|\.git|proof)$/.test(entry))) {
+  for (
+    const entry of readdirSync(ROOT).filter((entry) => !/^(node_modules|\.git|proof)$/.test(entry))
+  ) {
     cpSync(`${ROOT}/${entry}`, `${folder}/${entry}`, { recursive: true });
   }
   const main = readFileSync(`${ROOT}/main.ts`, "utf8");
@@ -63,16 +81,30 @@ export function copy(name: string, routes: string): string {
 const dockerfile = readFileSync(`${ROOT}/Dockerfile`, "utf8").replaceAll("\\\n", "");
 /** The options that an instruction of the Dockerfile gives a runtime. */
 function optionsOf(runtime: "deno" | "node", instruction: "ENTRYPOINT" | "HEALTHCHECK"): string[] {
-  const [, command] = new RegExp(`^${instruction}.* (\\[.*"/bin/${runtime}".*\\])`, "m").exec(dockerfile)!;
+  const [, command] = new RegExp(`^${instruction}.* (\\[.*"/bin/${runtime}".*\\])`, "m").exec(
+    dockerfile,
+  )!;
   const words: string[] = JSON.parse(command.slice(command.indexOf("[")));
   return words.slice(words.indexOf(`/bin/${runtime}`) + 1, words.indexOf("/app/main.js"));
 }
-const serviceOptions = { deno: optionsOf("deno", "ENTRYPOINT"), node: optionsOf("node", "ENTRYPOINT") };
-const probeOptions = { deno: optionsOf("deno", "HEALTHCHECK"), node: optionsOf("node", "HEALTHCHECK") };
+const serviceOptions = {
+  deno: optionsOf("deno", "ENTRYPOINT"),
+  node: optionsOf("node", "ENTRYPOINT"),
+};
+const probeOptions = {
+  deno: optionsOf("deno", "HEALTHCHECK"),
+  node: optionsOf("node", "HEALTHCHECK"),
+};
 
 /** Bundles as the image does; gives the bundle's main file. */
 export function bundle(folder: string, name: string, main = "main.ts"): string {
-  const options = ["--quiet", "--minify", "--code-splitting", "--sourcemap=linked", `--outdir=${WORK}/${name}`];
+  const options = [
+    "--quiet",
+    "--minify",
+    "--code-splitting",
+    "--sourcemap=linked",
+    `--outdir=${WORK}/${name}`,
+  ];
   output([DENO, "bundle", ...options, `${folder}/${main}`]);
   return `${WORK}/${name}/main.js`;
 }
@@ -88,7 +120,11 @@ export const ping = {
   deno: [DENO, ...probeOptions.deno, main, "--ping"],
   node: [NODE, ...probeOptions.node, main, "--ping"],
 };
-export const source = { deno: [DENO, "run", "-q", "-P", "main.ts"], node: [NODE, "main.ts"], tsx: [...TSX, "main.ts"] };
+export const source = {
+  deno: [DENO, "run", "-q", "-P", "main.ts"],
+  node: [NODE, "main.ts"],
+  tsx: [...TSX, "main.ts"],
+};
 
 // ── What it is compared with ──
 

@@ -39,7 +39,9 @@ function cell(figure: Figure): string {
   if (Number(text) === (atMost ?? atLeast) && isMissed(figure)) text = ratio.toFixed(3);
   if (atMost) text += isMissed(figure) ? ` > ${atMost}` : ` ≤ ${atMost}`;
   if (atLeast) text += isMissed(figure) ? ` < ${atLeast}` : ` ≥ ${atLeast}`;
-  return `${number(ours, figure)} / ${number(theirs, figure)}: ${isMissed(figure) ? `**${text}**` : text}`;
+  return `${number(ours, figure)} / ${number(theirs, figure)}: ${
+    isMissed(figure) ? `**${text}**` : text
+  }`;
 }
 
 const line = (cells: string[]) => `| ${cells.join(" | ")} |`;
@@ -60,7 +62,9 @@ export function tables(rows: Row[]): string {
 /** All of it, for proof/bench/README.md. */
 export const everything = (results: Results) =>
   Object.entries(results).map(([name, { title, method, date, machine, runtimes, rows }]) =>
-    `## ${title}\n\n\`npm run bench -- ${name}\`, ${date}, ${machine}, ${runtimes}. ${method}\n\n${tables(rows)}\n`
+    `## ${title}\n\n\`npm run bench -- ${name}\`, ${date}, ${machine}, ${runtimes}. ${method}\n\n${
+      tables(rows)
+    }\n`
   ).join("\n");
 
 /** What a reader chooses a runtime by, for the README. */
@@ -76,9 +80,13 @@ export function summary(results: Results): string {
     ["memory after load", "memory", "", "after load"],
     ["start to the first answer", "start", "start to the first 200, image on ", "time"],
     ["image, unpacked", "image", "image on ", "unpacked"],
-  ].map(([what, group, row, name]) => [what, ours(group, `${row}Deno`, name), ours(group, `${row}Node.js`, name)]);
+  ].map((
+    [what, group, row, name],
+  ) => [what, ours(group, `${row}Deno`, name), ours(group, `${row}Node.js`, name)]);
   const known = columns.filter((column): column is string[] => !column.includes(undefined));
-  const [head, ...rows] = ["", "Deno", "Node.js"].map((name, i) => line([name, ...known.map((column) => column[i])]));
+  const [head, ...rows] = ["", "Deno", "Node.js"].map((name, i) =>
+    line([name, ...known.map((column) => column[i])])
+  );
   return [head, rule(known.length + 1), ...rows].join("\n");
 }
 
@@ -103,7 +111,9 @@ export function report(measured: Results, order: string[]): string[] {
     kept = readResults();
   } catch { /* the first run */ }
   const all = { ...kept, ...measured };
-  const results = Object.fromEntries(order.filter((name) => all[name]).map((name) => [name, all[name]]));
+  const results = Object.fromEntries(
+    order.filter((name) => all[name]).map((name) => [name, all[name]]),
+  );
   const files = ["proof/bench/results.json"];
   const write = (file: string, text: string) => {
     writeFileSync(`${ROOT}/${file}`, text);

@@ -7,12 +7,17 @@ import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, request } from "node:http";
-import { type AddressInfo, connect, createServer as createSocketServer, type Socket } from "node:net";
+import {
+  type AddressInfo,
+  connect,
+  createServer as createSocketServer,
+  type Socket,
+} from "node:net";
 import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { missing, ROOT } from "../harness.ts";
+import { missing, ROOT } from "../support/harness.ts";
 
 const PATIENCE_MS = 60_000;
 const POLL_MS = 50;
@@ -22,25 +27,33 @@ const NAME = `heartbeat-alerts-${process.pid}`;
 const IMAGE = `${NAME}:deno`;
 
 const run = promisify(execFile);
-const docker = async (...args: string[]) => (await run("docker", args, { cwd: ROOT })).stdout.trim();
+const docker = async (...args: string[]) =>
+  (await run("docker", args, { cwd: ROOT })).stdout.trim();
 
 const hasEngine = await docker("version").then(() => true, () => false);
-const skip = !hasEngine && missing("no Docker engine answers `docker version`, so no alert was tested");
+const skip = !hasEngine &&
+  missing("no Docker engine answers `docker version`, so no alert was tested");
 const hasPromtool = await run("promtool", ["--version"]).then(() => true, () => false);
-const skipRules = !hasPromtool && missing("no promtool (Debian: prometheus), so the Prometheus rules were not tested");
+const skipRules = !hasPromtool &&
+  missing("no promtool (Debian: prometheus), so the Prometheus rules were not tested");
 
 const DOCUMENT = readFileSync(`${ROOT}/docs/alerts.md`, "utf8");
 
 /** The document's command that holds a word. */
 function documentedText(word: string): string {
   const blocks = [...DOCUMENT.matchAll(/^```sh\n(.+?)\n```$/gms)];
-  return blocks.find(([, text]) => text.includes(word))?.[1] ?? assert.fail(`no command with ${word}`);
+  return blocks.find(([, text]) => text.includes(word))?.[1] ??
+    assert.fail(`no command with ${word}`);
 }
 
 /** The same as one line of arguments, without the program. */
-const documented = (word: string) => documentedText(word).replaceAll("\\\n", " ").trim().split(/\s+/).slice(1);
+const documented = (word: string) =>
+  documentedText(word).replaceAll("\\\n", " ").trim().split(/\s+/).slice(1);
 
-async function until<T>(look: () => T | false | undefined | Promise<T | false | undefined>, what: () => string) {
+async function until<T>(
+  look: () => T | false | undefined | Promise<T | false | undefined>,
+  what: () => string,
+) {
   for (const startMs = performance.now();;) {
     const found = await look();
     if (found) return found;
@@ -60,13 +73,18 @@ async function receive(status: () => number) {
     });
   });
   await once(server.listen(0, "127.0.0.1"), "listening");
-  return { bodies, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`, close: () => server.close() };
+  return {
+    bodies,
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
+    close: () => server.close(),
+  };
 }
 
 /** A socket before the daemon's, which can be cut and mended. */
 async function interpose(path: string) {
   const [, daemon] = /^unix:\/\/(.+)$/.exec(
-    process.env.DOCKER_HOST ?? await docker("context", "inspect", "--format", "{{.Endpoints.docker.Host}}"),
+    process.env.DOCKER_HOST ??
+      await docker("context", "inspect", "--format", "{{.Endpoints.docker.Host}}"),
   ) ?? assert.fail("the engine is not reached by a Unix socket");
   const sockets = new Set<Socket>();
   const server = createSocketServer((client) => {
@@ -88,7 +106,14 @@ async function interpose(path: string) {
 
 /** Starts a container whose probe is quick to judge. */
 async function start(name: string, ...flags: string[]): Promise<string> {
-  const timing = ["--health-interval", "1s", "--health-retries", "2", "--env", "PING_TIMEOUT_MS=500"];
+  const timing = [
+    "--health-interval",
+    "1s",
+    "--health-retries",
+    "2",
+    "--env",
+    "PING_TIMEOUT_MS=500",
+  ];
   await docker("run", "--detach", "--name", name, "--label", NAME, ...timing, ...flags, IMAGE);
   await healthy(name);
   return name;
@@ -98,7 +123,8 @@ async function start(name: string, ...flags: string[]): Promise<string> {
 const healthy = (name: string, restarts = 0) =>
   until(
     async () =>
-      await docker("inspect", "--format", "{{.RestartCount}} {{.State.Health.Status}}", name) === `${restarts} healthy`,
+      await docker("inspect", "--format", "{{.RestartCount}} {{.State.Health.Status}}", name) ===
+        `${restarts} healthy`,
     () => `healthy ${name} after ${restarts} restarts`,
   );
 
@@ -106,7 +132,8 @@ const healthy = (name: string, restarts = 0) =>
 const inside = (name: string, code: string) => docker("exec", name, "/bin/deno", "eval", code);
 
 /** Stops the runtime, not the init, by the document's command. */
-const wedge = (name: string) => run("bash", ["-c", documentedText("docker exec").replace("shop-app-1", name)]);
+const wedge = (name: string) =>
+  run("bash", ["-c", documentedText("docker exec").replace("shop-app-1", name)]);
 
 /** Does what the probe does to heal, at once. */
 const end = (name: string) => inside(name, `Deno.kill(1, "SIGALRM")`).catch(() => {});
@@ -121,14 +148,21 @@ after(async () => {
   await docker("image", "rm", "--force", IMAGE, `${NAME}:node`);
 });
 
-test("watch.sh tells of each unhealthy container, its end and its recovery, whatever breaks", { skip }, async () => {
+test("watch.sh tells of each unhealthy container, its end and its recovery, whatever breaks", {
+  skip,
+}, async () => {
   const folder = mkdtempSync(`${tmpdir()}/alerts-`);
   let status = 200;
   const webhook = await receive(() => status);
   const socket = await interpose(`${folder}/docker.sock`);
   const watch = spawn("sh", ["deploy/watch.sh", "--filter", `label=${NAME}`], {
     cwd: ROOT,
-    env: { ...process.env, WEBHOOK: webhook.url, DOCKER_HOST: `unix://${folder}/docker.sock`, TMPDIR: folder },
+    env: {
+      ...process.env,
+      WEBHOOK: webhook.url,
+      DOCKER_HOST: `unix://${folder}/docker.sock`,
+      TMPDIR: folder,
+    },
     stdio: ["ignore", "inherit", "pipe"],
   });
   let errors = "";
@@ -152,13 +186,19 @@ test("watch.sh tells of each unhealthy container, its end and its recovery, what
     await wedge(healing);
     await told(recovered);
     assert.deepEqual(texts(), [unhealthy, healed, recovered]);
-    const shown = /^```\n(shop-app-1 [^]+?)\n```$/m.exec(DOCUMENT)![1].replaceAll("shop-app-1", healing);
+    const shown = /^```\n(shop-app-1 [^]+?)\n```$/m.exec(DOCUMENT)![1].replaceAll(
+      "shop-app-1",
+      healing,
+    );
     assert.deepEqual(texts(), shown.split("\n"), "the document shows what is posted");
 
     // The connection breaks, and what happens meanwhile is told by the events that the daemon kept.
     webhook.bodies.length = 0;
     socket.cut();
-    await until(() => /^Cannot read the events of the Docker daemon/.test(errors), () => `line in ${errors}`);
+    await until(
+      () => /^Cannot read the events of the Docker daemon/.test(errors),
+      () => `line in ${errors}`,
+    );
     await end(healing);
     await healthy(healing, 2);
     await socket.mend();
@@ -173,7 +213,8 @@ test("watch.sh tells of each unhealthy container, its end and its recovery, what
     await end(stays);
     await wedge(wedged);
     await until(
-      async () => await docker("inspect", "--format", "{{.State.Health.Status}}", wedged) === "unhealthy",
+      async () =>
+        await docker("inspect", "--format", "{{.State.Health.Status}}", wedged) === "unhealthy",
       () => "unhealthy container",
     );
     await end(healing);
@@ -197,7 +238,10 @@ test("watch.sh tells of each unhealthy container, its end and its recovery, what
     status = 503;
     errors = "";
     await docker("kill", "--signal", "CONT", wedged);
-    await inside(wedged, `for (const { name } of Deno.readDirSync("/proc")) if (+name) Deno.kill(+name, "SIGCONT")`);
+    await inside(
+      wedged,
+      `for (const { name } of Deno.readDirSync("/proc")) if (+name) Deno.kill(+name, "SIGCONT")`,
+    );
     await until(() => errors.includes("\n"), () => "line on standard error");
     assert.match(errors, /^Cannot post "[^"]+ is healthy again": curl: .+ 503\n$/);
   } finally {
@@ -211,17 +255,22 @@ test("watch.sh tells of each unhealthy container, its end and its recovery, what
 });
 
 test("watch.sh without WEBHOOK ends with one line", async () => {
-  const error = await run("sh", ["deploy/watch.sh"], { cwd: ROOT, env: { ...process.env, WEBHOOK: "" } }).catch((e) =>
-    e
-  );
+  const error = await run("sh", ["deploy/watch.sh"], {
+    cwd: ROOT,
+    env: { ...process.env, WEBHOOK: "" },
+  }).catch((e) => e);
   assert.equal(error.code, 1);
   assert.equal(error.stderr, "Cannot watch: set WEBHOOK to the address that takes the alerts\n");
 });
 
-test("the Prometheus rules fire for what does not heal, and for nothing else", { skip: skipRules }, async () => {
-  await run("promtool", ["check", "rules", "deploy/prometheus.rules.yaml"], { cwd: ROOT });
-  await run("promtool", ["test", "rules", "proof/prometheus.test.yaml"], { cwd: ROOT });
-});
+test(
+  "the Prometheus rules fire for what does not heal, and for nothing else",
+  { skip: skipRules },
+  async () => {
+    await run("promtool", ["check", "rules", "deploy/prometheus.rules.yaml"], { cwd: ROOT });
+    await run("promtool", ["test", "rules", "proof/docs/prometheus.test.yaml"], { cwd: ROOT });
+  },
+);
 
 // ── Telemetry ──
 
@@ -229,7 +278,10 @@ test("the Prometheus rules fire for what does not heal, and for nothing else", {
 async function collect(isHanging = false) {
   const got: Record<string, string> = {};
   const server = createServer((incoming, outgoing) => {
-    incoming.setEncoding("latin1").on("data", (chunk) => got[incoming.url!] = (got[incoming.url!] ?? "") + chunk);
+    incoming.setEncoding("latin1").on(
+      "data",
+      (chunk) => got[incoming.url!] = (got[incoming.url!] ?? "") + chunk,
+    );
     if (!isHanging) incoming.on("end", () => outgoing.end());
   });
   await once(server.listen(0, "0.0.0.0"), "listening");
@@ -243,7 +295,9 @@ async function collect(isHanging = false) {
 /** The command of the document, detached and for a collector and an image of the test's. */
 const telemetry = (port: number) => [
   ...["run", "--detach", "--label", NAME, "--publish", "127.0.0.1::8080"],
-  ...documented("OTEL_DENO").slice(3).map((word) => word.replace(/^heartbeat$/, IMAGE).replace("4318", `${port}`)),
+  ...documented("OTEL_DENO").slice(3).map((word) =>
+    word.replace(/^heartbeat$/, IMAGE).replace("4318", `${port}`)
+  ),
 ];
 
 const get = async (container: string) => {
@@ -266,7 +320,9 @@ test("a collector gets logs, traces and metrics of the service", { skip }, async
   }
 });
 
-test("a collector that hangs holds up neither a probe nor a stop, and the probe sends nothing", { skip }, async () => {
+test("a collector that hangs holds up neither a probe nor a stop, and the probe sends nothing", {
+  skip,
+}, async () => {
   const collector = await collect(true);
   try {
     const container = await docker(...telemetry(collector.port));
@@ -283,10 +339,24 @@ test("a collector that hangs holds up neither a probe nor a stop, and the probe 
       await docker("image", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", IMAGE),
     ).slice(1);
     const flags = telemetry(collector.port).slice(2, -1);
-    const probe = await docker("run", ...flags, "--entrypoint", command, "--name", `${NAME}-probe`, IMAGE, ...args)
+    const probe = await docker(
+      "run",
+      ...flags,
+      "--entrypoint",
+      command,
+      "--name",
+      `${NAME}-probe`,
+      IMAGE,
+      ...args,
+    )
       .catch((error) => error);
     assert.match(probe.stderr, /^unhealthy: .+\n$/, "nothing listens");
-    const times = await docker("inspect", "--format", "{{.State.StartedAt}} {{.State.FinishedAt}}", `${NAME}-probe`);
+    const times = await docker(
+      "inspect",
+      "--format",
+      "{{.State.StartedAt}} {{.State.FinishedAt}}",
+      `${NAME}-probe`,
+    );
     const [started, finished] = times.split(" ").map(Date.parse);
     assert.ok(finished - started < 2000, `the probe took ${finished - started} ms`);
     assert.deepEqual(collector.got, {});
@@ -322,7 +392,12 @@ test(
       for (const [container, expected] of [[inEntryPoint, 0], [inOptions, 1]] as const) {
         await healthy(container);
         assert.match((await run("docker", ["logs", container])).stderr, /^instrumented\n/);
-        const output = await docker("inspect", "--format", "{{(index .State.Health.Log 0).Output}}", container);
+        const output = await docker(
+          "inspect",
+          "--format",
+          "{{(index .State.Health.Log 0).Output}}",
+          container,
+        );
         assert.equal(output.split("instrumented").length - 1, expected, output);
       }
     } finally {

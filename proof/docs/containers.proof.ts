@@ -7,12 +7,31 @@ import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import process from "node:process";
 import { after, before, describe, test } from "node:test";
-import { build, docker, image, removeImages, run, skip, until as untilTrue } from "../engine.ts";
-import { allRuntimes, Client, type Env, ROOT, type Runtime, type Service, until, withRoutes } from "../harness.ts";
+import {
+  build,
+  docker,
+  image,
+  removeImages,
+  run,
+  skip,
+  until as untilTrue,
+} from "../support/engine.ts";
+import {
+  allRuntimes,
+  Client,
+  type Env,
+  ROOT,
+  type Runtime,
+  type Service,
+  until,
+  withRoutes,
+} from "../support/harness.ts";
 
 const NAME = `heartbeat-containers-${process.pid}`;
 const DOCUMENT = readFileSync(`${ROOT}/docs/containers.md`, "utf8");
-const COMMANDS = [...DOCUMENT.matchAll(/^```sh\n(.+?)\n```$/gms)].flatMap(([, block]) => block.split("\n"));
+const COMMANDS = [...DOCUMENT.matchAll(/^```sh\n(.+?)\n```$/gms)].flatMap(([, block]) =>
+  block.split("\n")
+);
 
 // ── What it repeats ──
 
@@ -24,10 +43,12 @@ test("the commands for HAProxy are those of deploy/haproxy.yaml, which are tried
 
 test("the probe's commands for Kubernetes and ECS are those of the image", () => {
   const dockerfile = readFileSync(`${ROOT}/Dockerfile`, "utf8").replaceAll("\\\n", "");
-  const [node, deno] = [...dockerfile.matchAll(/^HEALTHCHECK .+ CMD (\[.+\])$/gm)].map(([, cmd]) => JSON.parse(cmd));
-  const shown = [...DOCUMENT.matchAll(/"command": (\[[^\]]+\])|`(\["CMD"[^\]]+\])`/g)].map(([, a, b]) =>
-    JSON.parse(a ?? b)
+  const [node, deno] = [...dockerfile.matchAll(/^HEALTHCHECK .+ CMD (\[.+\])$/gm)].map(([, cmd]) =>
+    JSON.parse(cmd)
   );
+  const shown = [...DOCUMENT.matchAll(/"command": (\[[^\]]+\])|`(\["CMD"[^\]]+\])`/g)].map((
+    [, a, b],
+  ) => JSON.parse(a ?? b));
   assert.deepEqual(shown, [["CMD", ...deno], ["CMD", ...node]]);
   const words = /^ +command: \[([^\]]+)\]$/m.exec(DOCUMENT)![1].split(/,\s+/);
   assert.deepEqual(words, deno);
@@ -46,11 +67,18 @@ describe("on a Docker engine", { skip }, () => {
   const FLAGS = ` --detach --label ${NAME} `;
   for (const command of COMMANDS.filter((command) => command.startsWith("docker run "))) {
     test(command, async () => {
-      const ours = command.replace(/ heartbeat$/, ` ${image("deno")}`).replace("--name shop", `--name ${NAME}`)
-        .replace("8080:8080", "127.0.0.1::8080").replace(" --detach ", " ").replace("run ", `run${FLAGS}`);
+      const ours = command.replace(/ heartbeat$/, ` ${image("deno")}`).replace(
+        "--name shop",
+        `--name ${NAME}`,
+      )
+        .replace("8080:8080", "127.0.0.1::8080").replace(" --detach ", " ").replace(
+          "run ",
+          `run${FLAGS}`,
+        );
       const container = (await run("sh", ["-c", ours])).stdout.trim();
       containers.push(container);
-      const health = async () => JSON.parse(await docker(["inspect", "--format", "{{json .State.Health}}", container]));
+      const health = async () =>
+        JSON.parse(await docker(["inspect", "--format", "{{json .State.Health}}", container]));
       const seen = await untilTrue(async () => {
         const found = await health();
         return found.Status === "healthy" && found;
@@ -111,7 +139,10 @@ const upgrade = (protocol: string, more = "") =>
   `GET /count HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n${more}\r\n`;
 /** The line of a path in the access log. */
 const lineOf = (service: Service, path: string) =>
-  until(service, () => service.stdout.split("\n").find((line) => line.includes(`"path":"${path}"`)));
+  until(
+    service,
+    () => service.stdout.split("\n").find((line) => line.includes(`"path":"${path}"`)),
+  );
 const counted = async ({ port }: Service) =>
   await (await fetch(`http://127.0.0.1:${port}/count`)).json() as { beats: number };
 
@@ -201,7 +232,8 @@ const LIMITS: Limit[] = [
   },
   {
     limit: "With a WebSocket server, on Node.js 20, an upgrade",
-    on: (runtime) => onNode(runtime) && runtime.name === "tsx" && Number(process.versions.node.split(".")[0]) < 24,
+    on: (runtime) =>
+      onNode(runtime) && runtime.name === "tsx" && Number(process.versions.node.split(".")[0]) < 24,
     routes: WEBSOCKET,
     async holds(_service, client) {
       await client.send(upgrade("h2c")).until(/^HTTP\/1\.1 400 /);
@@ -213,7 +245,9 @@ const LIMITS: Limit[] = [
     routes: WEBSOCKET,
     async holds(_service, client) {
       const key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-      await client.send(upgrade("websocket", key)).until(/^HTTP\/1\.1 200 [^]*Content-Length: 0\r\n/i);
+      await client.send(upgrade("websocket", key)).until(
+        /^HTTP\/1\.1 200 [^]*Content-Length: 0\r\n/i,
+      );
     },
   },
   {
@@ -225,7 +259,8 @@ const LIMITS: Limit[] = [
     },
   },
   {
-    limit: "A client that leaves before or in the middle of an answer is logged without `incomplete`",
+    limit:
+      "A client that leaves before or in the middle of an answer is logged without `incomplete`",
     on: onDeno,
     async holds(service, client) {
       await client.get("/endless").until(/\r\n\r\n/);
@@ -266,7 +301,9 @@ const LIMITS: Limit[] = [
     limit: "An answer of 400 or above that reads the request's body late",
     on: onDeno,
     async holds(_service, client) {
-      await client.send(post("/late", "Content-Length: 4", "four")).until(/^HTTP\/1\.1 400 [^]*Body already consumed/);
+      await client.send(post("/late", "Content-Length: 4", "four")).until(
+        /^HTTP\/1\.1 400 [^]*Body already consumed/,
+      );
     },
   },
 ];

@@ -6,7 +6,15 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -14,7 +22,7 @@ import { dirname, resolve } from "node:path";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { copyProject, denoPath, ROOT } from "../harness.ts";
+import { copyProject, denoPath, ROOT } from "../support/harness.ts";
 
 const TIMEOUT_MS = 300_000;
 const FILES_MAX = 27;
@@ -27,16 +35,28 @@ const [START, START_ON_DENO, RENAME, BEGIN, UPDATE] = [
 ].map(([, commands]) => commands);
 
 /** Runs shell commands, of which none may fail, as a user with an identity and no settings of the machine. */
-async function shell(cwd: string, commands: string, more: Record<string, string> = {}): Promise<string> {
+async function shell(
+  cwd: string,
+  commands: string,
+  more: Record<string, string> = {},
+): Promise<string> {
   const identity = Object.fromEntries(
-    ["AUTHOR", "COMMITTER"].flatMap((who) => [[`GIT_${who}_NAME`, "A user"], [`GIT_${who}_EMAIL`, "user@example.com"]]),
+    ["AUTHOR", "COMMITTER"].flatMap((
+      who,
+    ) => [[`GIT_${who}_NAME`, "A user"], [`GIT_${who}_EMAIL`, "user@example.com"]]),
   );
   const git = { GIT_CONFIG_GLOBAL: "/dev/null", GIT_CONFIG_SYSTEM: "/dev/null" };
   // giget keeps what it fetched in the cache. On a terminal npx asks whether it may fetch giget.
   const tools = { XDG_CACHE_HOME: `${FOLDER}/cache`, npm_config_yes: "true", NO_COLOR: "1" };
   const env: NodeJS.ProcessEnv = { ...process.env, ...identity, ...git, ...tools, ...more };
   delete env.NODE_TEST_CONTEXT; // with it Node.js runs no test inside a test
-  const { stdout, stderr } = await promisify(execFile)("bash", ["--norc", "-euo", "pipefail", "-c", commands], {
+  const { stdout, stderr } = await promisify(execFile)("bash", [
+    "--norc",
+    "-euo",
+    "pipefail",
+    "-c",
+    commands,
+  ], {
     cwd,
     env,
   });
@@ -82,7 +102,15 @@ after(() => {
 
 test("a copy has few files, and none of ours", () => {
   assert.ok(files.length <= FILES_MAX, `${files.length} files: ${files}`);
-  for (const own of ["main.ts", "main.test.ts", "data/.gitignore", "docs/copy.md", ".github/workflows/ci.yml"]) {
+  for (
+    const own of [
+      "main.ts",
+      "main.test.ts",
+      "data/.gitignore",
+      "docs/copy.md",
+      ".github/workflows/ci.yml",
+    ]
+  ) {
     assert.ok(files.includes(own), own);
   }
   const ours = /^(proof|\.ci)\/|^(CHANGELOG|CONTRIBUTING|LICENSE|\.gitattributes)|renovate|proof/;
@@ -90,31 +118,46 @@ test("a copy has few files, and none of ours", () => {
 });
 
 test("a copy has few lines beside main.ts, the locks and the documents", (t) => {
-  const counted = files.filter((file) => !/^(main\.ts|deno\.lock|package-lock\.json)$|\.(md|svg)$/.test(file))
-    .map((file) => [file, readFileSync(`${copied}/${file}`, "utf8").split("\n").length - 1] as const);
+  const counted = files.filter((file) =>
+    !/^(main\.ts|deno\.lock|package-lock\.json)$|\.(md|svg)$/.test(file)
+  )
+    .map((file) =>
+      [file, readFileSync(`${copied}/${file}`, "utf8").split("\n").length - 1] as const
+    );
   const lines = counted.reduce((sum, [, count]) => sum + count, 0);
   t.diagnostic(`${files.length} files, ${lines} lines beside main.ts, the locks and the documents`);
-  assert.ok(lines <= LINES_MAX, `${lines} lines: ${counted.map((entry) => entry.join(" ")).join(", ")}`);
+  assert.ok(
+    lines <= LINES_MAX,
+    `${lines} lines: ${counted.map((entry) => entry.join(" ")).join(", ")}`,
+  );
 });
 
 test("nothing in a copy speaks of what it lacks", () => {
   const settings = ["deno.json", "tsconfig.json"];
   for (const file of files) {
-    const lines = readFileSync(`${copied}/${file}`, "utf8").replaceAll(/https:\/\/[^\s)]+/g, "").split("\n");
+    const lines = readFileSync(`${copied}/${file}`, "utf8").replaceAll(/https:\/\/[^\s)]+/g, "")
+      .split("\n");
     const naming = lines.filter((line) => /\bproof\/|"proof"|\.proof\b/.test(line));
-    assert.deepEqual(naming.map((line) => line.trim()), settings.includes(file) ? ['"exclude": ["proof"]'] : [], file);
+    assert.deepEqual(
+      naming.map((line) => line.trim()),
+      settings.includes(file) ? ['"exclude": ["proof"]'] : [],
+      file,
+    );
   }
 });
 
 /** The anchor that GitHub makes of a heading. */
-const anchorOf = (heading: string) => heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, "").replaceAll(" ", "-");
+const anchorOf = (heading: string) =>
+  heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, "").replaceAll(" ", "-");
 
 test("no document of a copy has a dead link, anchor or picture", () => {
   const text = (file: string) => readFileSync(file, "utf8").replace(/^```.*?^```$/gms, "");
   let count = 0;
   for (const file of files.filter((file) => file.endsWith(".md"))) {
     const path = `${copied}/${file}`;
-    const targets = [...text(path).matchAll(/\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$|(?:src|href)="([^"]+)"/gm)];
+    const targets = [
+      ...text(path).matchAll(/\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$|(?:src|href)="([^"]+)"/gm),
+    ];
     for (const [, inline, reference, html] of targets) {
       const target = inline ?? reference ?? html;
       if (/^(https?|mailto):/.test(target)) continue;
@@ -123,7 +166,9 @@ test("no document of a copy has a dead link, anchor or picture", () => {
       const there = to ? resolve(dirname(path), to) : path;
       assert.ok(existsSync(there) && statSync(there).isFile(), `${file} links to ${target}`);
       if (!anchor) continue;
-      const anchors = [...text(there).matchAll(/^#+ (.+)$/gm)].map(([, heading]) => anchorOf(heading));
+      const anchors = [...text(there).matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
+        anchorOf(heading)
+      );
       assert.ok(anchors.includes(anchor), `${file} links to ${target}, which has ${anchors}`);
     }
   }
@@ -133,7 +178,11 @@ test("no document of a copy has a dead link, anchor or picture", () => {
 // ── The start ──
 
 /** Runs a start of the document, with the archive's address in place of the host's. */
-async function start(name: string, commands: string, env: Record<string, string> = {}): Promise<string> {
+async function start(
+  name: string,
+  commands: string,
+  env: Record<string, string> = {},
+): Promise<string> {
   mkdirSync(`${FOLDER}/${name}`);
   assert.ok(commands.includes(ADDRESS), commands);
   await shell(`${FOLDER}/${name}`, commands.replace(ADDRESS, url), env);
@@ -142,14 +191,19 @@ async function start(name: string, commands: string, env: Record<string, string>
 
 /** What a copy holds before anything is installed. */
 const filesOf = async (folder: string) =>
-  (await shell(folder, "find . -name node_modules -prune -o -type f -print | sed 's#^./##' | sort")).trim().split("\n");
+  (await shell(folder, "find . -name node_modules -prune -o -type f -print | sed 's#^./##' | sort"))
+    .trim().split("\n");
 
-test("one line starts a copy on Deno, which is green as it comes", { timeout: TIMEOUT_MS }, async () => {
-  const env = { PATH: `${dirname(denoPath())}:/usr/bin:/bin` };
-  const shop = await start("on-deno", START_ON_DENO, env);
-  assert.deepEqual(await filesOf(shop), files);
-  await shell(shop, "deno task check && deno task test", env);
-});
+test(
+  "one line starts a copy on Deno, which is green as it comes",
+  { timeout: TIMEOUT_MS },
+  async () => {
+    const env = { PATH: `${dirname(denoPath())}:/usr/bin:/bin` };
+    const shop = await start("on-deno", START_ON_DENO, env);
+    assert.deepEqual(await filesOf(shop), files);
+    await shell(shop, "deno task check && deno task test", env);
+  },
+);
 
 test(
   "one line starts a copy on Node.js, which is green and takes a newer version",
@@ -163,17 +217,29 @@ test(
     assert.match(read("deploy/stack.yaml"), /^ {2}shop:$/m);
     await shell(shop, BEGIN);
     await shell(shop, "npm run check && npm test");
-    assert.equal(await shell(shop, "git status --short"), "", "a test or a check left something behind");
+    assert.equal(
+      await shell(shop, "git status --short"),
+      "",
+      "a test or a check left something behind",
+    );
 
     // What the user writes: a route with a package, a second file, an address that it reaches.
     await shell(shop, "npm install --silent zod && npm run lock");
-    writeFileSync(`${shop}/prices.ts`, "/** What things cost. */\nexport const prices = { tea: 3 };\n");
+    writeFileSync(
+      `${shop}/prices.ts`,
+      "/** What things cost. */\nexport const prices = { tea: 3 };\n",
+    );
     const route = `  const { prices } = await import("./prices.ts");
   const { z } = await import("zod");
   app.get("/prices/:name", (c) => c.json({ price: prices[z.literal("tea").parse(c.req.param("name"))] }));
 `;
     edit(shop, "main.ts", /(?<=YOUR ROUTES BEGIN HERE.*\n)/, `\n${route}`);
-    edit(shop, "Dockerfile", /(?<=ENTRYPOINT[^]*?--allow-net=[^"]*localhost)/, ",api.example.com:443");
+    edit(
+      shop,
+      "Dockerfile",
+      /(?<=ENTRYPOINT[^]*?--allow-net=[^"]*localhost)/,
+      ",api.example.com:443",
+    );
     await shell(shop, "npm run check && git add . && git commit --quiet --message ours");
 
     // What the next version changes: our part of main.ts, the base image, a package.
@@ -182,12 +248,20 @@ test(
       shell(UPSTREAM, `git add . && git commit --quiet --message ${message} && git tag ${tag}`);
     await shell(UPSTREAM, "git init --quiet");
     await commit("old", "v3.0.0");
-    edit(UPSTREAM, "main.ts", /(?=\/\*\* Does what the arguments say)/, "// The next version was here.\n");
+    edit(
+      UPSTREAM,
+      "main.ts",
+      /(?=\/\*\* Does what the arguments say)/,
+      "// The next version was here.\n",
+    );
     edit(UPSTREAM, "Dockerfile", /^ARG DENO_VERSION=.*$/m, "ARG DENO_VERSION=9.9.9");
     edit(UPSTREAM, "package.json", /"hono": "[\d.]+"/, `"hono": "4.13.18"`);
     await commit("new", "v3.1.0");
 
-    const said = await shell(shop, UPDATE.replaceAll("https://github.com/your-team/heartbeat", UPSTREAM));
+    const said = await shell(
+      shop,
+      UPDATE.replaceAll("https://github.com/your-team/heartbeat", UPSTREAM),
+    );
     assert.doesNotMatch(said, /conflict/i);
     const main = read("main.ts");
     assert.ok(main.includes(route) && main.includes("// The next version was here."));
@@ -198,7 +272,9 @@ test(
     assert.equal(dependencies.hono, "4.13.18");
     assert.ok(dependencies.zod);
     for (const lock of ["package-lock.json", "deno.lock"]) {
-      for (const name of ["zod", "hono"]) assert.ok(read(lock).includes(name), `${name} in ${lock}`);
+      for (const name of ["zod", "hono"]) {
+        assert.ok(read(lock).includes(name), `${name} in ${lock}`);
+      }
     }
     assert.equal(await shell(shop, "git status --short"), "", "all of it is committed");
   },
@@ -208,23 +284,39 @@ test(
 
 /** What a command that fails prints, whichever of its outputs it takes. */
 const failure = async (folder: string, commands: string): Promise<string> => {
-  const { stdout, stderr } = await shell(folder, commands).then((said) => assert.fail(`it passed: ${said}`), (e) => e);
+  const { stdout, stderr } = await shell(folder, commands).then(
+    (said) => assert.fail(`it passed: ${said}`),
+    (e) => e,
+  );
   return `${stdout}${stderr}`;
 };
 
-test("npm test and npm run check see what the owner writes, wherever it lies", { timeout: TIMEOUT_MS }, async () => {
+test("npm test and npm run check see what the owner writes, wherever it lies", {
+  timeout: TIMEOUT_MS,
+}, async () => {
   const shop = `${FOLDER}/owner/shop`;
-  await shell(FOLDER, `mkdir owner && cp -r archive owner/shop && cd owner/shop && npm ci && mkdir -p shop/parts`);
+  await shell(
+    FOLDER,
+    `mkdir owner && cp -r archive owner/shop && cd owner/shop && npm ci && mkdir -p shop/parts`,
+  );
   const own = `${shop}/shop/parts/routes.test.ts`;
   const write = (lines: string[]) =>
     writeFileSync(
       own,
-      ['import assert from "node:assert/strict";', 'import { test } from "node:test";', ...lines, ""].join("\n"),
+      [
+        'import assert from "node:assert/strict";',
+        'import { test } from "node:test";',
+        ...lines,
+        "",
+      ].join("\n"),
     );
 
-  write(["", "interface Item {", "  name: string;", "}", "", 'test("an item has a name", () => {'].concat(
-    ['  const item: Item = { name: "tea" };', '  assert.equal(item.name, "tea");', "});"],
-  ));
+  write(
+    ["", "interface Item {", "  name: string;", "}", "", 'test("an item has a name", () => {']
+      .concat(
+        ['  const item: Item = { name: "tea" };', '  assert.equal(item.name, "tea");', "});"],
+      ),
+  );
   await shell(shop, "npm run check");
   for (const command of ["npm run test:node", "npm run test:deno"]) {
     assert.match(await shell(shop, command), /an item has a name/, command);
@@ -247,17 +339,31 @@ test("npm test and npm run check see what the owner writes, wherever it lies", {
   // The owner's own answer for / turns one expectation of the example red, and its message says which.
   edit(shop, "shop/parts/routes.test.ts", "name: 1 }", 'name: "tea" }');
   edit(shop, "main.ts", /app\.get\("\/", .+/, 'app.get("/", (c) => c.json({ shop: true }));');
-  for (const [command, count] of [["npm run test:node", /fail 1$/m], ["npm run test:deno", / 1 failed/]] as const) {
+  for (
+    const [command, count] of [["npm run test:node", /fail 1$/m], [
+      "npm run test:deno",
+      / 1 failed/,
+    ]] as const
+  ) {
     const said = await failure(shop, command);
     assert.match(said, /The text expected here is the placeholder's: change it/, command);
     assert.match(said, count, command);
   }
 
   // A test that never ends is ended.
-  write(["", 'test("waits", async () => {', "  setInterval(() => {}, 1000);", "  await new Promise(() => {});", "});"]);
+  write([
+    "",
+    'test("waits", async () => {',
+    "  setInterval(() => {}, 1000);",
+    "  await new Promise(() => {});",
+    "});",
+  ]);
   edit(shop, "package.json", "--test-timeout=60000", "--test-timeout=2000");
   edit(shop, "deno.json", "60_000", "2_000");
-  assert.match(await failure(shop, "npm run test:node"), /routes\.test\.ts[^]*timed out after 2000ms/);
+  assert.match(
+    await failure(shop, "npm run test:node"),
+    /routes\.test\.ts[^]*timed out after 2000ms/,
+  );
   assert.match(await failure(shop, "npm run test:deno"), /waits \.\.\.$/);
 
   // No test at all is red.

@@ -5,12 +5,20 @@
  */
 import assert from "node:assert/strict";
 import { execFile, spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { copyProject, ROOT, type Runtime, withService } from "../harness.ts";
+import { copyProject, ROOT, type Runtime, withService } from "../support/harness.ts";
 
 const ROUTES = `
   const { greeting } = await import("./words/greeting.ts");
@@ -105,7 +113,11 @@ test("Deno never sees a development tool, and changes no lock, whatever it is as
     await shell(line);
     assert.equal(readFileSync(`${copy}/deno.lock`, "utf8"), before, line);
     const [registry] = readdirSync(`${env.DENO_DIR}/npm`);
-    assert.deepEqual(readdirSync(`${env.DENO_DIR}/npm/${registry}`).sort(), ["@hono", "hono", "zod"], line);
+    assert.deepEqual(readdirSync(`${env.DENO_DIR}/npm/${registry}`).sort(), [
+      "@hono",
+      "hono",
+      "zod",
+    ], line);
   }
 });
 
@@ -148,7 +160,9 @@ for (const [name, find, skip] of RUNTIMES) {
 test("npm ci --omit=dev leaves what npm start needs, and no tool", async () => {
   const folder = `${copy}/.test-production`;
   mkdirSync(folder);
-  for (const file of ["package.json", "package-lock.json", "main.ts"]) cpSync(`${copy}/${file}`, `${folder}/${file}`);
+  for (const file of ["package.json", "package-lock.json", "main.ts"]) {
+    cpSync(`${copy}/${file}`, `${folder}/${file}`);
+  }
   await run("npm", "ci", "--omit=dev", "--prefix", folder);
   const installed = readdirSync(`${folder}/node_modules`).filter((name) => !name.startsWith("."));
   assert.deepEqual(installed.sort(), ["@esbuild", "@hono", "esbuild", "hono", "tsx", "zod"]);
@@ -159,30 +173,45 @@ test("npm ci --omit=dev leaves what npm start needs, and no tool", async () => {
 
 const NAME = `heartbeat-packages-${process.pid}`;
 for (const target of ["deno", "node"]) {
-  test(`${target}: the image has it too, though a tool has a newer version`, { skip: noEngine }, async () => {
-    const kept = ["package.json", "tools/package.json"].map((file) => [file, readFileSync(`${copy}/${file}`)] as const);
-    const tag = `${NAME}:${target}`;
-    let container = "";
-    try {
-      await shell(
-        "npm pkg set devDependencies.typescript=^7.0.1 && cd tools && npm pkg set dependencies.typescript=^7.0.1",
+  test(
+    `${target}: the image has it too, though a tool has a newer version`,
+    { skip: noEngine },
+    async () => {
+      const kept = ["package.json", "tools/package.json"].map((file) =>
+        [file, readFileSync(`${copy}/${file}`)] as const
       );
-      await run("docker", "build", "--quiet", "--tag", tag, "--target", target, ".");
-      container = await run("docker", "run", "--detach", "--publish", "127.0.0.1::8080", tag);
-      const status = () => run("docker", "inspect", "--format", "{{.State.Health.Status}}", container);
-      for (const startMs = performance.now(); await status() !== "healthy";) {
-        assert.ok(performance.now() - startMs < PATIENCE_MS, await run("docker", "logs", container));
-        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      const tag = `${NAME}:${target}`;
+      let container = "";
+      try {
+        await shell(
+          "npm pkg set devDependencies.typescript=^7.0.1 && cd tools && npm pkg set dependencies.typescript=^7.0.1",
+        );
+        await run("docker", "build", "--quiet", "--tag", tag, "--target", target, ".");
+        container = await run("docker", "run", "--detach", "--publish", "127.0.0.1::8080", tag);
+        const status = () =>
+          run("docker", "inspect", "--format", "{{.State.Health.Status}}", container);
+        for (const startMs = performance.now(); await status() !== "healthy";) {
+          assert.ok(
+            performance.now() - startMs < PATIENCE_MS,
+            await run("docker", "logs", container),
+          );
+          await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+        }
+        await assertAnswers(
+          Number((await run("docker", "port", container, "8080/tcp")).split(":").at(-1)),
+        );
+        await run("docker", "stop", container);
+        assert.equal(
+          await run("docker", "inspect", "--format", "{{.State.ExitCode}}", container),
+          "0",
+        );
+      } finally {
+        for (const [file, content] of kept) writeFileSync(`${copy}/${file}`, content);
+        if (container) await run("docker", "rm", "--force", container);
+        await run("docker", "image", "rm", "--force", tag);
       }
-      await assertAnswers(Number((await run("docker", "port", container, "8080/tcp")).split(":").at(-1)));
-      await run("docker", "stop", container);
-      assert.equal(await run("docker", "inspect", "--format", "{{.State.ExitCode}}", container), "0");
-    } finally {
-      for (const [file, content] of kept) writeFileSync(`${copy}/${file}`, content);
-      if (container) await run("docker", "rm", "--force", container);
-      await run("docker", "image", "rm", "--force", tag);
-    }
-  });
+    },
+  );
 }
 
 // ── What is behind is told; last, for it leaves another zod installed ──
@@ -199,7 +228,10 @@ for (const [edit, lock, mend] of BEHIND) {
     const kept = MANIFESTS.map((file) => [file, readFileSync(`${copy}/${file}`)] as const);
     try {
       await shell(edit);
-      const { stdout, stderr } = await shell("npm run --silent check").then(() => assert.fail("it passed"), (e) => e);
+      const { stdout, stderr } = await shell("npm run --silent check").then(
+        () => assert.fail("it passed"),
+        (e) => e,
+      );
       assert.equal(`${stdout}${stderr}`, `${lock} is behind package.json: ${mend}\n`);
       await shell(mend);
       await shell("npm run check:locks");

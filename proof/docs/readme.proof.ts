@@ -11,7 +11,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { promisify } from "node:util";
-import { docker, LOCKED, skip, TARGETS, until as untilTrue } from "../engine.ts";
+import { docker, LOCKED, skip, TARGETS, until as untilTrue } from "../support/engine.ts";
 import {
   copyProject,
   denoPath,
@@ -22,7 +22,7 @@ import {
   type Runtime,
   until,
   withRoutesOf,
-} from "../harness.ts";
+} from "../support/harness.ts";
 
 const LINES_MAX = 120;
 const NAME = `heartbeat-readme-${process.pid}`;
@@ -37,7 +37,9 @@ after(async () => {
 copyProject(COPY);
 
 /** The commands of the README's console, each with its like on Deno alone and what it is shown to print. */
-const [START, PING, TEST, SHIP] = /^```console\n(.+?)^```$/ms.exec(README)![1].split(/^\$ /m).slice(1).map((shown) => {
+const [START, PING, TEST, SHIP] = /^```console\n(.+?)^```$/ms.exec(README)![1].split(/^\$ /m).slice(
+  1,
+).map((shown) => {
   const [line, ...output] = shown.trimEnd().split("\n");
   const [command, onDeno] = line.split(/ +# on Deno alone: /);
   return { command, onDeno, output: output.join("\n") };
@@ -50,7 +52,8 @@ const PATH = `${dirname(deno)}:${process.env.PATH}`;
 async function run(command: string, env: Record<string, string> = {}): Promise<string> {
   const inherited: NodeJS.ProcessEnv = { ...process.env, PATH, NO_COLOR: "1", ...env };
   delete inherited.NODE_TEST_CONTEXT; // with it Node.js runs no test inside a test
-  return (await promisify(execFile)("bash", ["-c", command], { cwd: COPY, env: inherited })).stdout.trim();
+  return (await promisify(execFile)("bash", ["-c", command], { cwd: COPY, env: inherited })).stdout
+    .trim();
 }
 
 test("the README is short", () => {
@@ -59,7 +62,9 @@ test("the README is short", () => {
 });
 
 test("the README starts a copy as docs/copy.md does, which is tried", () => {
-  const [start, onDeno] = [...readFileSync(`${ROOT}/docs/copy.md`, "utf8").matchAll(/^```sh\n(.+?)\n```$/gms)];
+  const [start, onDeno] = [
+    ...readFileSync(`${ROOT}/docs/copy.md`, "utf8").matchAll(/^```sh\n(.+?)\n```$/gms),
+  ];
   assert.ok(README.includes(`\`\`\`sh\n${start[1]}\n# On Deno alone: ${onDeno[1]}\n\`\`\`\n`));
 });
 
@@ -67,12 +72,25 @@ test("npm start and the probe print what is shown, and so do their likes on Deno
   const port = `${await freePort()}`;
   const env = { PORT: port };
   for (const command of [START.command, START.onDeno, "deno run -P --no-prompt main.ts"]) {
-    const program = launch(["-c", `cd "$COPY" && ${command.replace("&& ", "&& exec ")}`], { ...env, PATH, COPY }, {
+    const program = launch(["-c", `cd "$COPY" && ${command.replace("&& ", "&& exec ")}`], {
+      ...env,
+      PATH,
+      COPY,
+    }, {
       runtime: shell,
     });
     try {
-      await until(program, () => program.stdout.includes(`${START.output.replace("8080", port)}\n`));
-      for (const probe of [PING.command, PING.onDeno, "deno run -P --no-prompt main.ts --ping; echo $?"]) {
+      await until(
+        program,
+        () => program.stdout.includes(`${START.output.replace("8080", port)}\n`),
+      );
+      for (
+        const probe of [
+          PING.command,
+          PING.onDeno,
+          "deno run -P --no-prompt main.ts --ping; echo $?",
+        ]
+      ) {
         assert.equal(await run(probe, env), PING.output.replace("8080", port), probe);
       }
       program.kill("SIGTERM");
@@ -102,7 +120,10 @@ test("docker compose and docker run ship it", { skip }, async () => {
     await run("docker compose down --volumes --rmi local", env);
   }
   const row = /^\| Docker +\| `(.+?)`/m.exec(README)![1];
-  const command = row.replace("run -p 8080:8080", `run --detach -p 127.0.0.1::8080`).replace(/heartbeat/g, plain)
+  const command = row.replace("run -p 8080:8080", `run --detach -p 127.0.0.1::8080`).replace(
+    /heartbeat/g,
+    plain,
+  )
     .replace("-v notes:", `-v ${NAME}:`);
   assert.notEqual(command, row);
   const container = (await run(command)).split("\n").at(-1)!;
@@ -116,7 +137,8 @@ test("docker compose and docker run ship it", { skip }, async () => {
 
 const healthy = (container: string) =>
   untilTrue(
-    async () => await docker(["inspect", "--format", "{{.State.Health.Status}}", container]) === "healthy",
+    async () =>
+      await docker(["inspect", "--format", "{{.State.Health.Status}}", container]) === "healthy",
     "healthy container",
   );
 
@@ -153,17 +175,21 @@ async function assertNotes(url: string, count: number) {
   assert.deepEqual(notes.map(({ text }) => text), ["note 1", "note 2"].slice(0, count));
 }
 
-test("the service and its test leave npm test and npm run check green", { skip: skipNode }, async () => {
-  moveIn();
-  const PATH_OF_NODE = `${dirname(sqlite!)}:${PATH}`;
-  await run("npm install && npx deno fmt", { PATH: PATH_OF_NODE });
-  assert.match(
-    await run(`${TEST.command} && npm run check`, { PATH: PATH_OF_NODE }),
-    /a note that is posted is listed/,
-  );
-  assert.match(await run(`${TEST.onDeno} && deno task check`), /a note that is posted is listed/);
-  assert.deepEqual(await run("ls -A data"), ".gitignore", "no test touches the real notes");
-});
+test(
+  "the service and its test leave npm test and npm run check green",
+  { skip: skipNode },
+  async () => {
+    moveIn();
+    const PATH_OF_NODE = `${dirname(sqlite!)}:${PATH}`;
+    await run("npm install && npx deno fmt", { PATH: PATH_OF_NODE });
+    assert.match(
+      await run(`${TEST.command} && npm run check`, { PATH: PATH_OF_NODE }),
+      /a note that is posted is listed/,
+    );
+    assert.match(await run(`${TEST.onDeno} && deno task check`), /a note that is posted is listed/);
+    assert.deepEqual(await run("ls -A data"), ".gitignore", "no test touches the real notes");
+  },
+);
 
 for (
   const runtime of [
@@ -177,7 +203,9 @@ for (
     for (const round of [1, 2]) {
       const words = [...runtime.options, "main.ts"].join(" ");
       const env = { COPY, PROGRAM: runtime.path, PORT: `${port}` };
-      const program = launch(["-c", `cd "$COPY" && exec "$PROGRAM" ${words}`], env, { runtime: shell });
+      const program = launch(["-c", `cd "$COPY" && exec "$PROGRAM" ${words}`], env, {
+        runtime: shell,
+      });
       try {
         await until(program, () => /Listening/.exec(program.stdout));
         await assertNotes(`http://127.0.0.1:${port}`, round);
@@ -203,13 +231,23 @@ for (const target of TARGETS) {
       await run(`docker build --quiet --tag ${image} --target ${target} .`);
       try {
         for (const round of [1, 2]) {
-          const flags = ["--detach", ...LOCKED, "--volume", `${volume}:/data`, "--publish", "127.0.0.1::8080"];
+          const flags = [
+            "--detach",
+            ...LOCKED,
+            "--volume",
+            `${volume}:/data`,
+            "--publish",
+            "127.0.0.1::8080",
+          ];
           const container = await docker(["run", ...flags, image]);
           try {
             await healthy(container);
             await assertNotes(`http://${await docker(["port", container, "8080/tcp"])}`, round);
             await docker(["stop", container]);
-            assert.equal(await docker(["inspect", "--format", "{{.State.ExitCode}}", container]), "0");
+            assert.equal(
+              await docker(["inspect", "--format", "{{.State.ExitCode}}", container]),
+              "0",
+            );
           } finally {
             await docker(["rm", "--force", container]);
           }
@@ -228,7 +266,14 @@ test("Ctrl-C on the terminal of npm start lets a request in flight finish", asyn
     'app.get("/slow", async (c) => { console.log("in flight"); await sleep(700); return c.text("whole"); });';
   writeFileSync(`${COPY}/main.ts`, withRoutesOf(main, route));
   // A terminal of its own: there npm passes the signal on beside the terminal.
-  const terminal = spawn("script", ["--quiet", "--return", "--flush", "--command", "npm start", "/dev/null"], {
+  const terminal = spawn("script", [
+    "--quiet",
+    "--return",
+    "--flush",
+    "--command",
+    "npm start",
+    "/dev/null",
+  ], {
     cwd: COPY,
     env: { ...process.env, PORT: `${port}`, HOST: "127.0.0.1" },
     stdio: ["pipe", "pipe", "inherit"],

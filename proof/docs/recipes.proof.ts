@@ -5,7 +5,15 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -15,7 +23,14 @@ import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
 import { WebSocket } from "ws";
-import { docker, health, inspect, skip as noEngine, TARGETS, until as eventually } from "../engine.ts";
+import {
+  docker,
+  health,
+  inspect,
+  skip as noEngine,
+  TARGETS,
+  until as eventually,
+} from "../support/engine.ts";
 import {
   allRuntimes,
   Client,
@@ -30,7 +45,7 @@ import {
   TEST_TIMEOUT_MS,
   until,
   withService,
-} from "../harness.ts";
+} from "../support/harness.ts";
 
 const LINES_MAX = 25;
 const TIMEOUT_MS = 120_000;
@@ -67,18 +82,31 @@ function blocksOf(recipe: string, language: string): string[] {
 }
 
 test("no example is longer than 25 lines", () => {
-  for (const { recipe, code } of blocks) assert.ok(code.trimEnd().split("\n").length <= LINES_MAX, recipe);
+  for (const { recipe, code } of blocks) {
+    assert.ok(code.trimEnd().split("\n").length <= LINES_MAX, recipe);
+  }
 });
 
 // ── Copies of the template with recipes in them ──
 
 /** Runs shell commands in a folder, of which none may fail. */
-async function shell(cwd: string, commands: string, more: Env = {}, node = process.execPath): Promise<string> {
-  const env: NodeJS.ProcessEnv = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}`, ...more };
+async function shell(
+  cwd: string,
+  commands: string,
+  more: Env = {},
+  node = process.execPath,
+): Promise<string> {
+  const env: NodeJS.ProcessEnv = {
+    ...process.env,
+    PATH: `${dirname(node)}:${process.env.PATH}`,
+    ...more,
+  };
   delete env.NODE_TEST_CONTEXT; // with it Node.js runs no test inside a test
   const options = { cwd, env, maxBuffer: 1 << 26, timeout: TIMEOUT_MS };
   const run = promisify(execFile)("bash", ["-euo", "pipefail", "-c", commands], options);
-  const { stdout, stderr } = await run.catch((error) => assert.fail(`${commands}\n${error.stdout}${error.stderr}`));
+  const { stdout, stderr } = await run.catch((error) =>
+    assert.fail(`${commands}\n${error.stdout}${error.stderr}`)
+  );
   return stdout + stderr;
 }
 
@@ -93,12 +121,36 @@ function edit(path: string, from: string | RegExp, to: string) {
 function permit(copy: string, line: string) {
   const [, name, list] = /^"(\w+)": \[(.*)\],$/.exec(line) ?? [];
   const [, option, values] = /^"(--allow-\w+)=(.*)",$/.exec(line) ?? [];
-  const [path, pattern, separator, added, format]: [string, RegExp, string, string, (items: string) => string] = name
-    ? [`${copy}/deno.json`, new RegExp(`"${name}": \\[(.*)\\]`), ", ", list, (items) => `"${name}": [${items}]`]
-    : [`${copy}/Dockerfile`, new RegExp(`"${option}=(.*?)"`), ",", values, (items) => `"${option}=${items}"`];
+  const [path, pattern, separator, added, format]: [
+    string,
+    RegExp,
+    string,
+    string,
+    (items: string) => string,
+  ] = name
+    ? [
+      `${copy}/deno.json`,
+      new RegExp(`"${name}": \\[(.*)\\]`),
+      ", ",
+      list,
+      (items) => `"${name}": [${items}]`,
+    ]
+    : [
+      `${copy}/Dockerfile`,
+      new RegExp(`"${option}=(.*?)"`),
+      ",",
+      values,
+      (items) => `"${option}=${items}"`,
+    ];
   const [, present] = pattern.exec(readFileSync(path, "utf8")) ?? [];
   if (present !== undefined) {
-    edit(path, pattern, format([...new Set([...present.split(separator), ...added.split(separator)])].join(separator)));
+    edit(
+      path,
+      pattern,
+      format(
+        [...new Set([...present.split(separator), ...added.split(separator)])].join(separator),
+      ),
+    );
   } else if (name) edit(path, /"read": /, `${format(added)},\n      "read": `);
   else edit(path, /"--allow-read=/, `${format(added)}, "--allow-read=`);
 }
@@ -118,7 +170,11 @@ async function add(copy: string, recipe: string) {
     else if (language === "jsonc") code.match(/^".*/gm)!.forEach((line) => permit(copy, line));
     else if (language !== "ts") continue;
     else if (heading && existsSync(`${copy}/${file}`)) {
-      insert(`${copy}/${file}`, /^\/\/ A variable that your service needs.*\n/m, code.slice(heading.length));
+      insert(
+        `${copy}/${file}`,
+        /^\/\/ A variable that your service needs.*\n/m,
+        code.slice(heading.length),
+      );
     } else if (file) {
       mkdirSync(dirname(`${copy}/${file}`), { recursive: true });
       writeFileSync(`${copy}/${file}`, code);
@@ -152,12 +208,19 @@ async function makeCopy(name: string, recipes: string[]): Promise<string> {
 const RUNTIMES = allRuntimes();
 
 /** Starts main.ts of a copy. */
-const serve = (copy: string, runtime: Runtime, env: Env, body: (service: Service) => Promise<void>) =>
-  withService(env, body, { runtime, before: `cd "${copy}"` });
+const serve = (
+  copy: string,
+  runtime: Runtime,
+  env: Env,
+  body: (service: Service) => Promise<void>,
+) => withService(env, body, { runtime, before: `cd "${copy}"` });
 
 /** Starts main.ts of a copy, which fails, and returns what it said. */
 async function failToStart(copy: string, runtime: Runtime): Promise<string> {
-  const program = launch([...runtime.options, "main.ts"], { PORT: "0" }, { runtime, before: `cd "${copy}"` });
+  const program = launch([...runtime.options, "main.ts"], { PORT: "0" }, {
+    runtime,
+    before: `cd "${copy}"`,
+  });
   const timer = setTimeout(() => program.kill("SIGKILL"), TEST_TIMEOUT_MS);
   assert.equal(await program.exit, 1, program.stdout);
   clearTimeout(timer);
@@ -166,7 +229,12 @@ async function failToStart(copy: string, runtime: Runtime): Promise<string> {
 
 const url = ({ port }: { port: number }, path: string) => `http://127.0.0.1:${port}${path}`;
 
-async function assertAnswer(address: string, init: RequestInit, status: number, text: string | RegExp) {
+async function assertAnswer(
+  address: string,
+  init: RequestInit,
+  status: number,
+  text: string | RegExp,
+) {
   const response = await fetch(address, init);
   const body = await response.text();
   assert.equal(response.status, status, `${address}: ${body}`);
@@ -184,7 +252,8 @@ async function stop(service: Service): Promise<number> {
 }
 
 /** Runs what an owner runs before a push. */
-const assertGreen = (copy: string, node?: string) => shell(copy, "npm run check && npm test", {}, node);
+const assertGreen = (copy: string, node?: string) =>
+  shell(copy, "npm run check && npm test", {}, node);
 
 /** The service's line of the log for a path. */
 const lineOf = (service: Service, path: string) =>
@@ -215,14 +284,23 @@ test("on a machine that has Deno alone, a package leaves the gate green", async 
   await shell(copy, `tar -xf "${archive}"`);
   const [install, routes] = [...blocksOf("A package", "sh"), ...blocksOf("A package", "ts")];
   const [, command] = /: (deno add .+)\n/.exec(install) ?? assert.fail(install);
-  edit(`${copy}/main.ts`, /^ {2}app\.get\("\/",/m, `${routes.replace(/^(?=.)/gm, "  ")}\n  app.get("/",`);
+  edit(
+    `${copy}/main.ts`,
+    /^ {2}app\.get\("\/",/m,
+    `${routes.replace(/^(?=.)/gm, "  ")}\n  app.get("/",`,
+  );
   await shell(copy, `${command} && deno task check && deno task test`, {
     PATH: `${dirname(denoPath())}:/usr/bin:/bin`,
   });
 });
 
 /** Asks from an address of this machine. */
-function ask(port: number, path: string, localAddress: string, headers: Record<string, string>): Promise<number> {
+function ask(
+  port: number,
+  path: string,
+  localAddress: string,
+  headers: Record<string, string>,
+): Promise<number> {
   return new Promise((resolve, reject) =>
     request({ host: "127.0.0.1", port, path, localAddress, headers }, (response) => {
       response.resume().on("end", () => resolve(response.statusCode!));
@@ -235,7 +313,9 @@ async function withUpstream(body: (address: string, open: () => number) => Promi
   let open = 0;
   const server = createServer(async (incoming, outgoing) => {
     if (incoming.url?.startsWith("/api/text")) {
-      outgoing.writeHead(200, { "Content-Encoding": "gzip" }).end(gzipSync(`text of ${incoming.url}`));
+      outgoing.writeHead(200, { "Content-Encoding": "gzip" }).end(
+        gzipSync(`text of ${incoming.url}`),
+      );
     } else if (incoming.url === "/api/echo") incoming.pipe(outgoing);
     else {
       open++;
@@ -277,8 +357,16 @@ for (const runtime of RUNTIMES) {
       const headers = { ...basic("secret"), "X-Request-Id": "abc-1", "X-Forwarded-For": hops };
       assert.equal(await ask(service.port, "/account/orders", "127.0.0.1", headers), 200);
       const { id, user, client, status } = await lineOf(service, "/account/orders");
-      assert.deepEqual({ id, user, client, status }, { id: "abc-1", user: "ada", client: "9.9.9.9", status: 200 });
-      assert.equal(await ask(service.port, "/account/none", "127.0.0.2", { ...headers, ...basic("wrong") }), 401);
+      assert.deepEqual({ id, user, client, status }, {
+        id: "abc-1",
+        user: "ada",
+        client: "9.9.9.9",
+        status: 200,
+      });
+      assert.equal(
+        await ask(service.port, "/account/none", "127.0.0.2", { ...headers, ...basic("wrong") }),
+        401,
+      );
       const refused = await lineOf(service, "/account/none");
       assert.deepEqual([refused.client, refused.user], ["127.0.0.2", undefined]);
       const { headers: answered } = await assertAnswer(url(service, "/greeting"), {}, 200, "-");
@@ -313,7 +401,12 @@ for (const runtime of RUNTIMES) {
         const text = "text of /api/text?a=1";
         const { headers } = await assertAnswer(url(service, "/api/text?a=1"), {}, 200, text);
         assert.equal(headers.get("Content-Encoding"), null);
-        await assertAnswer(url(service, "/api/echo"), { method: "POST", body: "a body" }, 200, "a body");
+        await assertAnswer(
+          url(service, "/api/echo"),
+          { method: "POST", body: "a body" },
+          200,
+          "a body",
+        );
         const leaving = new Client(service.port).get("/api/events");
         await leaving.until(/data: first/);
         assert.equal(open(), 1);
@@ -334,8 +427,15 @@ for (const runtime of RUNTIMES) {
 
 // ── Middleware ──
 
-const MIDDLEWARE = ["CORS, security headers, limits, compression, auth", "Metrics for Prometheus", "A background loop"];
-const hasPromtool = await promisify(execFile)("promtool", ["--version"]).then(() => true, () => false);
+const MIDDLEWARE = [
+  "CORS, security headers, limits, compression, auth",
+  "Metrics for Prometheus",
+  "A background loop",
+];
+const hasPromtool = await promisify(execFile)("promtool", ["--version"]).then(
+  () => true,
+  () => false,
+);
 let middleware = "";
 test("recipes of middleware leave the gate green", async () => {
   middleware = await makeCopy("middleware", MIDDLEWARE);
@@ -349,7 +449,11 @@ for (const runtime of RUNTIMES) {
       const order = (token: string, body: string) => ({
         method: "POST",
         body,
-        headers: { Authorization: `Bearer ${token}`, Origin: "https://shop.example.com", "Accept-Encoding": "gzip" },
+        headers: {
+          Authorization: `Bearer ${token}`,
+          Origin: "https://shop.example.com",
+          "Accept-Encoding": "gzip",
+        },
       });
       const long = JSON.stringify("a".repeat(5000));
       const { headers } = await assertAnswer(address, order("right", long), 201, long);
@@ -365,13 +469,19 @@ for (const runtime of RUNTIMES) {
       );
       assert.equal(slow.headers.get("Access-Control-Allow-Origin"), "https://shop.example.com");
       // Last, because the adapter of Node.js closes this connection half a second later, whatever is on it (to be reported).
-      await assertAnswer(address, order("right", JSON.stringify("a".repeat(200_000))), 413, "Payload Too Large");
+      await assertAnswer(
+        address,
+        order("right", JSON.stringify("a".repeat(200_000))),
+        413,
+        "Payload Too Large",
+      );
       await stop(service);
     });
   });
 
   test(`${runtime.name}: metrics that promtool accepts, and a loop that ends`, {
-    skip: !hasPromtool && missing("no promtool (Debian: prometheus), so the metrics were not checked"),
+    skip: !hasPromtool &&
+      missing("no promtool (Debian: prometheus), so the metrics were not checked"),
   }, async () => {
     await serve(middleware, runtime, { TOKEN: "right" }, async (service) => {
       await until(service, () => /^swept$/m.exec(service.stdout));
@@ -381,7 +491,9 @@ for (const runtime of RUNTIMES) {
       const metrics = await (await fetch(url(service, "/metrics"))).text();
       assert.match(metrics, /^http_requests_total\{.*route="\/",status="200".*\} 1$/m);
       assert.doesNotMatch(metrics, /healthz/);
-      const promtool = spawn("promtool", ["check", "metrics"], { stdio: ["pipe", "inherit", "inherit"] });
+      const promtool = spawn("promtool", ["check", "metrics"], {
+        stdio: ["pipe", "inherit", "inherit"],
+      });
       promtool.stdin.end(metrics);
       assert.deepEqual(await once(promtool, "exit"), [0, null]);
       const ms = await stop(service);
@@ -392,7 +504,12 @@ for (const runtime of RUNTIMES) {
 
 // ── Files, addresses and variables: what Deno has to permit ──
 
-const FILES = ["A secret from a file", "An address that you call", "Files and a volume", "Static files"];
+const FILES = [
+  "A secret from a file",
+  "An address that you call",
+  "Files and a volume",
+  "Static files",
+];
 let files = "";
 let withDatabase = "";
 test("recipes of files leave the gate green", async () => {
@@ -422,7 +539,9 @@ async function assertFiles(port: number, isFirst: boolean, hasDatabase: boolean)
   if (isFirst) {
     await assertAnswer(url(at, "/pages/one"), {}, 404, /Not Found/);
     await assertAnswer(url(at, "/pages/one"), { method: "PUT", body: "page one" }, 204, "");
-    if (hasDatabase) await assertAnswer(url(at, "/notes"), { method: "POST", body: "a note" }, 201, '{"id":1}');
+    if (hasDatabase) {
+      await assertAnswer(url(at, "/notes"), { method: "POST", body: "a note" }, 201, '{"id":1}');
+    }
   }
   await assertAnswer(url(at, "/pages/one"), {}, 200, "page one");
   if (hasDatabase) await assertAnswer(url(at, "/notes"), {}, 200, '[{"id":1,"text":"a note"}]');
@@ -434,7 +553,11 @@ for (const runtime of RUNTIMES) {
     if (!hasDatabase) t.diagnostic("SKIPPED: the database, because Node.js 20 has no node:sqlite");
     const copy = hasDatabase ? withDatabase : files;
     const port = await freePort();
-    const env = { API_KEY: "secret", PORT: `${port}`, RATES_URL: `http://127.0.0.1:${port}/static` };
+    const env = {
+      API_KEY: "secret",
+      PORT: `${port}`,
+      RATES_URL: `http://127.0.0.1:${port}/static`,
+    };
     for (const isFirst of [true, false]) {
       await serve(copy, runtime, env, async (service) => {
         await assertFiles(port, isFirst, hasDatabase);
@@ -444,17 +567,26 @@ for (const runtime of RUNTIMES) {
     }
     await shell(copy, "rm data/*");
 
-    assert.match(await failToStart(copy, runtime), /ENOENT|No such file/, "Deno may read /run/secrets");
+    assert.match(
+      await failToStart(copy, runtime),
+      /ENOENT|No such file/,
+      "Deno may read /run/secrets",
+    );
   });
 }
 
 test("Deno: the address of the recipe is one that it may call", async () => {
   const runtime = RUNTIMES.at(-1)!;
-  await serve(withDatabase, runtime, { API_KEY: "secret", DATABASE: ":memory:" }, async (service) => {
-    await (await fetch(url(service, "/rates"))).text();
-    assert.doesNotMatch(service.stderr, /NotCapable/, "a failed lookup is all that may happen");
-    await stop(service);
-  });
+  await serve(
+    withDatabase,
+    runtime,
+    { API_KEY: "secret", DATABASE: ":memory:" },
+    async (service) => {
+      await (await fetch(url(service, "/rates"))).text();
+      assert.doesNotMatch(service.stderr, /NotCapable/, "a failed lookup is all that may happen");
+      await stop(service);
+    },
+  );
 });
 
 test("Deno: the log names a missing permission", async () => {
@@ -465,7 +597,8 @@ test("Deno: the log names a missing permission", async () => {
     await assertAnswer(url(service, "/pages/one"), put, 500, '{"error":"Internal Server Error"}');
     await until(
       service,
-      () => /"error":"NotCapable: Requires write access to \\"data\/one\.txt\\"/.exec(service.stderr),
+      () =>
+        /"error":"NotCapable: Requires write access to \\"data\/one\.txt\\"/.exec(service.stderr),
     );
     await stop(service);
   });
@@ -483,7 +616,10 @@ test("variables from a file, on each runtime", async () => {
       const args = ["-c", `cd "${routes}" && exec ${line}`];
       const program = launch(args, { PATH, ...env }, { runtime: bash });
       try {
-        const listening = await until(program, () => /Listening on (http:.+)\n/.exec(program.stdout));
+        const listening = await until(
+          program,
+          () => /Listening on (http:.+)\n/.exec(program.stdout),
+        );
         const expected = "GREETING" in env ? "from the shell" : "from the file";
         await assertAnswer(`${listening[1]}/greeting`, {}, 200, expected);
         program.kill("SIGTERM");
@@ -508,11 +644,15 @@ services:
 `;
 
 for (const target of TARGETS) {
-  test(`${target}: an image under Compose, with a secret, a volume and an address`, { skip: noEngine }, async () => {
+  test(`${target}: an image under Compose, with a secret, a volume and an address`, {
+    skip: noEngine,
+  }, async () => {
     const tag = `${NAME}:${target}`;
     const project = `${NAME}-${target}`;
     const compose = async (overrides: string[], ...args: string[]) => {
-      const names = ["compose.yaml", ...overrides].flatMap((file) => ["--file", `${withDatabase}/${file}`]);
+      const names = ["compose.yaml", ...overrides].flatMap((
+        file,
+      ) => ["--file", `${withDatabase}/${file}`]);
       const env = { IMAGE: tag, ORDERS_IMAGE: tag, PUBLISHED_PORT: "127.0.0.1:0" };
       return await docker(["compose", "--project-name", project, ...names, ...args], env);
     };
@@ -526,10 +666,13 @@ for (const target of TARGETS) {
     const running = ["secret.yaml", "waiting.yaml", "override.yaml"];
     try {
       await compose(running, "up", "--wait", "--no-build");
-      const [app, orders] = await Promise.all(["app", "orders"].map((name) => compose(running, "ps", "--quiet", name)));
+      const [app, orders] = await Promise.all(
+        ["app", "orders"].map((name) => compose(running, "ps", "--quiet", name)),
+      );
       const healthyAt = (await inspect(app)).Health.Log.find(({ ExitCode }) => ExitCode === 0)!.End;
       assert.ok(Date.parse((await inspect(orders)).StartedAt) > Date.parse(healthyAt), "it waited");
-      const port = async () => Number((await docker(["port", app, "8080/tcp"])).split("\n")[0].split(":").at(-1));
+      const port = async () =>
+        Number((await docker(["port", app, "8080/tcp"])).split("\n")[0].split(":").at(-1));
       await assertFiles(await port(), true, true);
       await docker(["restart", app]);
       await health(app, "healthy");
@@ -555,7 +698,10 @@ async function readEnvFile(tag: string) {
     await health(container, "healthy");
     const port = Number((await docker(["port", container, "8080/tcp"])).split(":").at(-1));
     await assertAnswer(url({ port }, "/admin/hello"), bearer("secret"), 200, "hello");
-    assert.match(await docker(["inspect", "--format", "{{json .Config.Env}}", container]), /"QUOTED=\\"a\\""/);
+    assert.match(
+      await docker(["inspect", "--format", "{{json .Config.Env}}", container]),
+      /"QUOTED=\\"a\\""/,
+    );
   } finally {
     await docker(["rm", "--force", container]);
   }
@@ -563,15 +709,26 @@ async function readEnvFile(tag: string) {
 
 /** Runs the commands that look into a container without a shell. */
 async function lookInside(app: string, target: string) {
-  const [outside, onDeno, onNode, beside] = blocksOf("Looking into an image that has no shell", "sh");
+  const [outside, onDeno, onNode, beside] = blocksOf(
+    "Looking into an image that has no shell",
+    "sh",
+  );
   const folder = mkdtempSync(`${FOLDER}/inside-`);
   const printed = await shell(folder, outside, { app });
-  for (const expected of [/^0 healthy: /m, /main\.js/, /MiB/, /^app\/main\.js$/m]) assert.match(printed, expected);
+  for (const expected of [/^0 healthy: /m, /main\.js/, /MiB/, /^app\/main\.js$/m]) {
+    assert.match(printed, expected);
+  }
   assert.ok(existsSync(`${folder}/app-files/main.js`));
-  assert.match(await shell(folder, target === "deno" ? onDeno : onNode, { app }), /^Name:\s+tini$/m);
+  assert.match(
+    await shell(folder, target === "deno" ? onDeno : onNode, { app }),
+    /^Name:\s+tini$/m,
+  );
   const [, version] = /NODE_VERSION=(\S+)/.exec(readFileSync(`${ROOT}/Dockerfile`, "utf8"))!;
   // The base of the image is the same Debian; this one has a client in place of curl.
-  const asked = beside.replace("-it ", "").replace("debian:trixie-slim", `node:${version}-trixie-slim`)
+  const asked = beside.replace("-it ", "").replace(
+    "debian:trixie-slim",
+    `node:${version}-trixie-slim`,
+  )
     .replace(
       /bash\s*$/,
       `bash -c 'ls /proc/1/root/app; node -p "fetch(\\"http://127.0.0.1:8080/readyz\\").then((r) => r.text()).then(console.log), 0"'`,
@@ -582,6 +739,8 @@ async function lookInside(app: string, target: string) {
 }
 
 test("every block of the document was used", { skip: noEngine }, () => {
-  const unused = blocks.filter((block) => !used.has(block)).map(({ recipe, code }) => `${recipe}: ${code}`);
+  const unused = blocks.filter((block) => !used.has(block)).map(({ recipe, code }) =>
+    `${recipe}: ${code}`
+  );
   assert.deepEqual(unused, []);
 });

@@ -37,7 +37,13 @@ interface Kind {
 const KINDS: Kind[] = [
   { name: "on new connections", path: "/quick", isKept: false, clients: 4, pauseMs: 5 },
   { name: "on kept connections", path: "/quick", isKept: true, clients: 8, pauseMs: 5 },
-  { name: "now and then on kept connections", path: "/quick", isKept: true, clients: 8, pauseMs: 400 },
+  {
+    name: "now and then on kept connections",
+    path: "/quick",
+    isKept: true,
+    clients: 8,
+    pauseMs: 400,
+  },
   { name: "slow", path: "/slow", isKept: true, clients: 4, pauseMs: 0 },
   { name: "uploads", path: "/upload", isKept: true, clients: 4, pauseMs: 0 },
 ];
@@ -48,7 +54,13 @@ async function ask(url: URL, { path, isKept }: Kind, agent: Agent) {
   const method = isUpload ? "POST" : "GET";
   const headers = isUpload ? { "Content-Length": PART.length * PARTS } : {};
   // One address a connection: a client that tries the next one would hide a refusal.
-  const options = { path, method, headers, agent: isKept ? agent : false as const, autoSelectFamily: false };
+  const options = {
+    path,
+    method,
+    headers,
+    agent: isKept ? agent : false as const,
+    autoSelectFamily: false,
+  };
   const sent = request(url, { ...options, signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS) });
   const answered = once(sent, "response") as Promise<[IncomingMessage]>;
   answered.catch(() => {}); // awaited below, after the upload
@@ -102,7 +114,9 @@ export async function underLoad(url: URL, body: () => Promise<void>): Promise<st
   const counts = await Promise.all(clients);
   const total = counts.reduce((sum, { count }) => sum + count, 0);
   assert.deepEqual(lost.slice(0, 20), [], `${lost.length} of ${total} requests were lost`);
-  return `none of ${total} requests was lost: ${counts.map(({ name, count }) => `${count} ${name}`).join(", ")}`;
+  return `none of ${total} requests was lost: ${
+    counts.map(({ name, count }) => `${count} ${name}`).join(", ")
+  }`;
 }
 
 if (import.meta.main) {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { addRoutes, type App, createApp, createHandler } from "../main.ts";
+import { addRoutes, type App, createApp, createHandler } from "../../main.ts";
 import {
   Client,
   type Env,
@@ -17,7 +17,7 @@ import {
   VARIABLES,
   withFake,
   withService,
-} from "./harness.ts";
+} from "../support/harness.ts";
 
 // ── Settings ──
 
@@ -37,7 +37,18 @@ test("readSettings() gives the defaults when nothing is set, or set to nothing",
 
 test("readSettings() takes what is well formed", () => {
   for (const PORT of ["0", "1", "80", "65535"]) assert.equal(settings({ PORT }).port, Number(PORT));
-  for (const HOST of ["::", "::1", "0:0::0", "FE80::1", "::ffff:1.2.3.4", "10.0.0.1", "localhost", "a-b.example"]) {
+  for (
+    const HOST of [
+      "::",
+      "::1",
+      "0:0::0",
+      "FE80::1",
+      "::ffff:1.2.3.4",
+      "10.0.0.1",
+      "localhost",
+      "a-b.example",
+    ]
+  ) {
     assert.equal(settings({ HOST }).host, HOST);
   }
   assert.equal(settings({ PING_TIMEOUT_MS: "2147483647" }).pingTimeoutMs, 2_147_483_647);
@@ -51,14 +62,37 @@ test("readSettings() refuses what is malformed, naming the variable and its valu
     const message = `Cannot parse ${name} as it must be ${rule}: current value is ${shown}`;
     assert.throws(() => settings({ [name]: value }), { message });
   };
-  for (const value of ["80abc", "65536", "-1", "+80", "1e3", "0x50", " 80", "80 ", "8.0", "080", "٣", "NaN", " "]) {
+  for (
+    const value of [
+      "80abc",
+      "65536",
+      "-1",
+      "+80",
+      "1e3",
+      "0x50",
+      " 80",
+      "80 ",
+      "8.0",
+      "080",
+      "٣",
+      "NaN",
+      " ",
+    ]
+  ) {
     const shown = value === "٣" ? '"?"' : undefined;
     refuses("PORT", value, "an integer from 0 to 65535", shown);
-    refuses("DRAIN_DELAY_MS", value === "65536" ? "2147483648" : value, "an integer from 0 to 2147483647", shown);
+    refuses(
+      "DRAIN_DELAY_MS",
+      value === "65536" ? "2147483648" : value,
+      "an integer from 0 to 2147483647",
+      shown,
+    );
   }
   refuses("PING_TIMEOUT_MS", "0", "an integer from 1 to 2147483647");
   refuses("SHUTDOWN_TIMEOUT_MS", "8s", "an integer from 0 to 2147483647");
-  for (const value of ["ON", "true", "1", "on ", "constructor"]) refuses("ACCESS_LOG", value, "on or off");
+  for (const value of ["ON", "true", "1", "on ", "constructor"]) {
+    refuses("ACCESS_LOG", value, "on or off");
+  }
   for (
     const value of [
       "http://a",
@@ -218,11 +252,15 @@ test("a handler that throws answers a generic 500 and logs the detail", async ()
       for (const path of ["/now", "/later", "/behind"]) {
         const response = await ask(path);
         assert.equal(response.status, 500);
-        if (path === "/behind" && thrown instanceof Error) assert.equal(response.headers.get("After"), "all");
+        if (path === "/behind" && thrown instanceof Error) {
+          assert.equal(response.headers.get("After"), "all");
+        }
         assert.deepEqual(await response.json(), { error: "Internal Server Error" });
         const [line] = await logged(1);
         assert.deepEqual([line.path, line.status, line.error], [path, 500, text]);
-        if (thrown instanceof Error) assert.match(String(line.stack), /^ +at .*main\.proof\.ts:\d+/);
+        if (thrown instanceof Error) {
+          assert.match(String(line.stack), /^ +at .*main\.proof\.ts:\d+/);
+        }
       }
     }, { accessLog: true });
   }
@@ -232,7 +270,9 @@ test("a route that returns what no client can be sent answers a generic 500", as
   await withApp(async (ask, logged, app) => {
     app.get("/error", () => Response.error());
     const response = await ask("/error");
-    assert.deepEqual([response.status, await response.json()], [500, { error: "Internal Server Error" }]);
+    assert.deepEqual([response.status, await response.json()], [500, {
+      error: "Internal Server Error",
+    }]);
     assert.deepEqual((await logged(1)).map(({ status }) => status), [500]);
   }, { accessLog: true });
 });
@@ -265,13 +305,26 @@ test("--help prints on standard output; anything else is refused, and serves not
   assert.deepEqual([help.code, help.stderr], [0, ""]);
   for (const name of VARIABLES) assert.ok(help.stdout.includes(name), name);
   for (
-    const args of [["--pong"], ["--ping", "--ping"], ["--ping", "x"], ["serve"], [""], ["--ping=1"], ["-h"], [
-      "--version",
-    ]]
+    const args of [
+      ["--pong"],
+      ["--ping", "--ping"],
+      ["--ping", "x"],
+      ["serve"],
+      [""],
+      ["--ping=1"],
+      ["-h"],
+      [
+        "--version",
+      ],
+    ]
   ) {
     const { code, stdout, stderr } = await run(args);
     const stray = args.find((arg) => arg !== "--ping") ?? "--ping";
-    assert.deepEqual([code, stdout, stderr], [1, "", `Unexpected argument ${JSON.stringify(stray)}\n${help.stdout}`]);
+    assert.deepEqual([code, stdout, stderr], [
+      1,
+      "",
+      `Unexpected argument ${JSON.stringify(stray)}\n${help.stdout}`,
+    ]);
   }
 });
 
@@ -359,7 +412,9 @@ test("it serves over IPv6, and the probe finds it on the wildcard", async () => 
 
 test("importing main.ts does nothing", async () => {
   const code = `await import("./main.ts"); console.log("imported");`;
-  const args = "Deno" in globalThis ? ["eval", code] : [...SELF.options, "--input-type=module", "-e", code];
+  const args = "Deno" in globalThis
+    ? ["eval", code]
+    : [...SELF.options, "--input-type=module", "-e", code];
   const program = launch(args, { PORT: "malformed" });
   assert.equal(await program.exit, 0, program.stderr);
   assert.equal(program.stdout, "imported\n");
@@ -370,9 +425,14 @@ if ("Deno" in globalThis) {
     const unset = await run(["--ping"], {}, { runtime: { ...SELF, options: ["run", "-q"] } });
     assert.deepEqual([unset.code, unset.stdout], [1, ""]);
     assert.match(unset.stderr, /^[^\n]*env access to "PORT"[^\n]*--allow-env[^\n]*\n$/);
-    const unconnected = await run(["--ping"], {}, { runtime: { ...SELF, options: ["run", "-q", "--allow-env"] } });
+    const unconnected = await run(["--ping"], {}, {
+      runtime: { ...SELF, options: ["run", "-q", "--allow-env"] },
+    });
     assert.deepEqual([unconnected.code, unconnected.stdout], [1, ""]);
-    assert.match(unconnected.stderr, /^[^\n]*net access to "127\.0\.0\.1:8080"[^\n]*--allow-net[^\n]*\n$/);
+    assert.match(
+      unconnected.stderr,
+      /^[^\n]*net access to "127\.0\.0\.1:8080"[^\n]*--allow-net[^\n]*\n$/,
+    );
   });
 
   test("deno.lock holds no more than the service runs, or a fresh clone would download the rest", () => {

@@ -14,7 +14,15 @@ export const TARGETS = ["deno", "node"] as const;
 /** What every resource that these tests make is named after, so that they touch nothing else. */
 export const NAME = `heartbeat-test-${process.pid}`;
 /** As a careful operator runs it. */
-export const LOCKED = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "12345"]
+export const LOCKED = [
+  "--read-only",
+  "--cap-drop",
+  "ALL",
+  "--security-opt",
+  "no-new-privileges",
+  "--user",
+  "12345",
+]
   .concat(["--memory", "96m", "--pids-limit", "64"]);
 
 export type Target = typeof TARGETS[number];
@@ -41,7 +49,8 @@ export async function docker(args: string[], env: Record<string, string> = {}): 
 
 const hasEngine = await docker(["version"]).then(() => true, () => false);
 /** Why a test that needs an engine is skipped, if it is. */
-export const skip = !hasEngine && missing("no Docker engine answers `docker version`, so no image is tested");
+export const skip = !hasEngine &&
+  missing("no Docker engine answers `docker version`, so no image is tested");
 
 /** Waits until what is looked for is there. */
 export async function until<T>(
@@ -63,7 +72,16 @@ export const image = (target: Target, variant = "plain") => `${NAME}:${target}-$
 export async function build(target: Target, variant = "plain", source?: string) {
   const folder = mkdtempSync(`${tmpdir()}/heartbeat-image-`);
   try {
-    for (const file of ["Dockerfile", ".dockerignore", "deno.json", "deno.lock", "package.json", "main.ts"]) {
+    for (
+      const file of [
+        "Dockerfile",
+        ".dockerignore",
+        "deno.json",
+        "deno.lock",
+        "package.json",
+        "main.ts",
+      ]
+    ) {
       cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
     }
     if (source !== undefined) writeFileSync(`${folder}/main.ts`, source);
@@ -76,10 +94,17 @@ export async function build(target: Target, variant = "plain", source?: string) 
 
 /** Removes what the tests of this process built. */
 export async function removeImages() {
-  const images = await docker(["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", `reference=${NAME}`]);
+  const images = await docker([
+    "images",
+    "--format",
+    "{{.Repository}}:{{.Tag}}",
+    "--filter",
+    `reference=${NAME}`,
+  ]);
   if (!images) return;
   // By name, for another may have the same image; and again, while Swarm still removes its containers.
-  const remove = () => docker(["rmi", "--force", ...images.split("\n")]).then(() => true, () => false);
+  const remove = () =>
+    docker(["rmi", "--force", ...images.split("\n")]).then(() => true, () => false);
   await until(remove, "removal of the images");
 }
 
@@ -133,15 +158,31 @@ export async function published(container: string): Promise<number> {
 
 /** The command by which an image proves its health. */
 export async function probeCommand(target: Target): Promise<string[]> {
-  return JSON.parse(await docker(["image", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", image(target)]))
+  return JSON.parse(
+    await docker([
+      "image",
+      "inspect",
+      "--format",
+      "{{json .Config.Healthcheck.Test}}",
+      image(target),
+    ]),
+  )
     .slice(1);
 }
 
 /** Signals the runtime from inside its container: process 1 is its init. */
-export async function signalRuntime(container: string, target: Target, signal: "SIGSTOP" | "SIGCONT") {
+export async function signalRuntime(
+  container: string,
+  target: Target,
+  signal: "SIGSTOP" | "SIGCONT",
+) {
   const children = "/proc/1/task/1/children";
   const command = target === "deno"
-    ? ["/bin/deno", "eval", `Deno.kill(parseInt(Deno.readTextFileSync("${children}")), "${signal}")`]
+    ? [
+      "/bin/deno",
+      "eval",
+      `Deno.kill(parseInt(Deno.readTextFileSync("${children}")), "${signal}")`,
+    ]
     : ["/bin/node", "-e", `process.kill(parseInt(fs.readFileSync("${children}")), "${signal}")`];
   await docker(["exec", container, ...command]);
 }

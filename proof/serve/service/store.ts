@@ -24,7 +24,9 @@ export async function openStore(path: string): Promise<Store> {
   if (!sqlite) return memory();
   const database = new sqlite.DatabaseSync(path);
   database.exec("PRAGMA journal_mode = WAL");
-  database.exec("CREATE TABLE IF NOT EXISTS items (id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT");
+  database.exec(
+    "CREATE TABLE IF NOT EXISTS items (id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT",
+  );
   const toItem = (row: object) => ({ ...row }) as Item;
   return {
     check: () => void database.prepare("SELECT count(*) FROM items").get(),
@@ -33,8 +35,10 @@ export async function openStore(path: string): Promise<Store> {
       const row = database.prepare("SELECT id, name FROM items WHERE id = ?").get(id);
       return row && toItem(row);
     },
-    add: (name) => toItem(database.prepare("INSERT INTO items (name) VALUES (?) RETURNING id, name").get(name)!),
-    rename: (id, name) => database.prepare("UPDATE items SET name = ? WHERE id = ?").run(name, id).changes === 1,
+    add: (name) =>
+      toItem(database.prepare("INSERT INTO items (name) VALUES (?) RETURNING id, name").get(name)!),
+    rename: (id, name) =>
+      database.prepare("UPDATE items SET name = ? WHERE id = ?").run(name, id).changes === 1,
     remove: (id) => database.prepare("DELETE FROM items WHERE id = ?").run(id).changes === 1,
     close: () => database.close(),
   };

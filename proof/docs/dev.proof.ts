@@ -4,18 +4,30 @@ import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { denoPath, freePort, launch, ROOT, type Runtime, scratch, TEST_TIMEOUT_MS, until } from "./harness.ts";
+import {
+  denoPath,
+  freePort,
+  launch,
+  ROOT,
+  type Runtime,
+  scratch,
+  TEST_TIMEOUT_MS,
+  until,
+} from "../support/harness.ts";
 
 const SAVES = 10;
 const POLL_MS = 20;
 const main = readFileSync(`${ROOT}/main.ts`, "utf8");
 const shell: Runtime = { name: "sh", path: "bash", options: [] };
-const nodes = [process.execPath, ...process.env.BENCH_NODE ? [process.env.BENCH_NODE] : []].map((path) =>
-  dirname(path)
-);
+const nodes = [process.execPath, ...process.env.BENCH_NODE ? [process.env.BENCH_NODE] : []].map((
+  path,
+) => dirname(path));
 
 for (
-  const [command, folder] of [...nodes.map((folder) => ["npm run dev", folder]), ["deno task dev", dirname(denoPath())]]
+  const [command, folder] of [...nodes.map((folder) => ["npm run dev", folder]), [
+    "deno task dev",
+    dirname(denoPath()),
+  ]]
 ) {
   test(`${command} misses none of ${SAVES} saves, ${folder}`, { timeout: 60_000 }, async () => {
     const copy = scratch();
@@ -29,14 +41,22 @@ for (
     };
     const answers = async (text: string) => {
       for (const startMs = performance.now();;) {
-        const answer = await fetch(`http://127.0.0.1:${port}/`).then((response) => response.text(), String);
+        const answer = await fetch(`http://127.0.0.1:${port}/`).then(
+          (response) => response.text(),
+          String,
+        );
         if (answer.includes(`${text},`)) return;
         assert.ok(performance.now() - startMs < TEST_TIMEOUT_MS, `no ${text} but ${answer}`);
         await new Promise((resolve) => setTimeout(resolve, POLL_MS));
       }
     };
     saved("first");
-    const env = { COPY: copy, PORT: `${port}`, HOST: "127.0.0.1", PATH: `${folder}:${process.env.PATH}` };
+    const env = {
+      COPY: copy,
+      PORT: `${port}`,
+      HOST: "127.0.0.1",
+      PATH: `${folder}:${process.env.PATH}`,
+    };
     const program = launch(["-c", `cd "$COPY" && exec ${command}`], env, { runtime: shell });
     try {
       await until(program, () => program.stdout.includes("Listening"));

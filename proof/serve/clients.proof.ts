@@ -18,7 +18,7 @@ import {
   TEST_TIMEOUT_MS,
   until,
   withRoutes,
-} from "./harness.ts";
+} from "../support/harness.ts";
 
 /** All that a connection gives until it ends. */
 async function talk(port: number, text: string): Promise<string> {
@@ -27,12 +27,16 @@ async function talk(port: number, text: string): Promise<string> {
   return client.received;
 }
 
-const get = (path: string, headers = "") => `GET ${path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n${headers}\r\n`;
+const get = (path: string, headers = "") =>
+  `GET ${path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n${headers}\r\n`;
 
 // ── 1. No response can end the process ──
 
 const MAJOR = Number(process.versions.node.split(".")[0]);
-const CONTROL_CHARACTERS = [...Array.from({ length: 32 }, (_, code) => code).filter((code) => code !== 9), 127];
+const CONTROL_CHARACTERS = [
+  ...Array.from({ length: 32 }, (_, code) => code).filter((code) => code !== 9),
+  127,
+];
 
 const UNSENDABLE = `
 const value = (c: { req: { query(name: string): string | undefined } }) => "SECRET" + c.req.query("value") + "."; // white space at the end is stripped
@@ -66,7 +70,10 @@ app.get("/slow", async (c) => {
 /** Paths whose response no runtime can send. */
 function unsendable(): string[] {
   const routes = ["sync", "async", "pairs", "async-pairs", "redirect", "cookie", "file", "stream"];
-  const values = [...CONTROL_CHARACTERS.map((code) => encodeURIComponent(String.fromCharCode(code))), "%E6%97%A5"];
+  const values = [
+    ...CONTROL_CHARACTERS.map((code) => encodeURIComponent(String.fromCharCode(code))),
+    "%E6%97%A5",
+  ];
   const headers = routes.flatMap((route) => values.map((value) => `/${route}?value=${value}`));
   // A redirect is encoded by Hono where it holds more than ASCII.
   return [
@@ -89,8 +96,10 @@ if (!isDeno) {
 `;
 
 const UPGRADES = {
-  "curl --http2": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
-  "Java's HttpClient": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n",
+  "curl --http2":
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+  "Java's HttpClient":
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n",
   "Apache HttpClient 5.4": "Upgrade: TLS/1.2\r\nConnection: Upgrade\r\n",
 };
 
@@ -192,7 +201,11 @@ app.get("/aborted", (c) => c.json(aborted));
 /** An upstream that compresses, and keeps its connections. */
 async function withUpstream(body: (env: Env) => Promise<void>) {
   const upstream = createServer((_request, response) => {
-    response.writeHead(200, { "Content-Encoding": "gzip", "Content-Type": "text/plain", Connection: "keep-alive" });
+    response.writeHead(200, {
+      "Content-Encoding": "gzip",
+      "Content-Type": "text/plain",
+      Connection: "keep-alive",
+    });
     response.end(gzipSync("from upstream ".repeat(100)));
   });
   await once(upstream.listen(0, "127.0.0.1"), "listening");
@@ -227,12 +240,20 @@ for (const runtime of allRuntimes()) {
           const received = await talk(service.port, get(path));
           assert.doesNotMatch(received, /SECRET/, path);
           if (received) {
-            assert.match(received, /^HTTP\/1\.1 500 [^]*\r\n\r\n\{"error":"Internal Server Error"\}$/, path);
+            assert.match(
+              received,
+              /^HTTP\/1\.1 500 [^]*\r\n\r\n\{"error":"Internal Server Error"\}$/,
+              path,
+            );
           }
           await until(service, () => service.stderr.endsWith("\n"));
           assert.doesNotMatch(service.stderr, STACK);
           const lines = entries(service.stderr);
-          assert.deepEqual(lines.map((line) => line.path), [path.replace(/\?.*/, "")], `${path}: ${service.stderr}`);
+          assert.deepEqual(
+            lines.map((line) => line.path),
+            [path.replace(/\?.*/, "")],
+            `${path}: ${service.stderr}`,
+          );
         }
         assert.match(await slow, /^HTTP\/1\.1 200 OK[^]*whole$/);
         assert.match(await talk(service.port, get("/slow")), /whole$/);
@@ -244,7 +265,8 @@ for (const runtime of allRuntimes()) {
         const { port } = service;
         const ordinary = /^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\ngot (\d)$/;
         // Node.js 20 cannot decide by request: https://nodejs.org/api/http.html#httpcreateserveroptions-requestlistener
-        const answersUpgrades = runtime.name === "Node.js 26" || runtime.name === "tsx" && MAJOR > 20;
+        const answersUpgrades = runtime.name === "Node.js 26" ||
+          runtime.name === "tsx" && MAJOR > 20;
         const refused = /^HTTP\/1\.1 400 Bad Request\r\n[^]*connection: close\r\n/i;
         for (const headers of Object.values(UPGRADES)) {
           for (const body of ["", "12345"]) {
@@ -258,12 +280,19 @@ for (const runtime of allRuntimes()) {
             if (isNode && !answersUpgrades) await client.ended;
             client.socket.destroy();
           }
-          const client = new Client(port).send(`GET /ordinary HTTP/1.1\r\nHost: test\r\n${headers}\r\n`);
+          const client = new Client(port).send(
+            `GET /ordinary HTTP/1.1\r\nHost: test\r\n${headers}\r\n`,
+          );
           const answer = await client.until(/got \d$|400 Bad Request\r\n[^]*\r\n\r\n/);
           assert.match(answer, isNode && !answersUpgrades ? refused : ordinary);
           client.socket.destroy();
         }
-        for (const headers of [...Object.values(UPGRADES), "Connection: Upgrade\r\nUpgrade: websocket\r\n"]) {
+        for (
+          const headers of [
+            ...Object.values(UPGRADES),
+            "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+          ]
+        ) {
           for (const text of [get("/ordinary", headers), get("/ordinary", headers).slice(0, -2)]) {
             const socket = connect(port, "127.0.0.1");
             await once(socket, "connect");
@@ -311,7 +340,17 @@ for (const runtime of allRuntimes()) {
         inRoutes({ DRAIN_DELAY_MS: "60000", ...env }, REAL, async (service) => {
           service.kill("SIGTERM");
           await until(service, () => /^Draining/m.exec(service.stdout));
-          for (const path of ["/", "/own-keep-alive", "/raw-fetch", "/events", "/nope", "/kept/error", "/readyz"]) {
+          for (
+            const path of [
+              "/",
+              "/own-keep-alive",
+              "/raw-fetch",
+              "/events",
+              "/nope",
+              "/kept/error",
+              "/readyz",
+            ]
+          ) {
             const client = new Client(service.port).get(path);
             // Deno leaves the closing to its client until the listener closes.
             await (isNode ? client.ended : client.until(/\r\n\r\n/));
@@ -324,7 +363,9 @@ for (const runtime of allRuntimes()) {
 
     test("a route's keep-alive does not hold a client that asked to close", async () => {
       await inRoutes({}, REAL, async (service) => {
-        for (const path of ["/own-keep-alive", "/events"]) assert.match(await talk(service.port, get(path)), /ok$|two/);
+        for (const path of ["/own-keep-alive", "/events"]) {
+          assert.match(await talk(service.port, get(path)), /ok$|two/);
+        }
       });
     });
 
@@ -378,9 +419,20 @@ for (const runtime of allRuntimes()) {
         };
         const plain = (await ask("/log/plain")).line;
         assert.deepEqual([plain.user, plain.nested, plain.order], ["ada", { a: 1 }, 7]);
-        assert.deepEqual(Object.keys(plain).slice(0, 5), ["time", "method", "path", "status", "ms"]);
+        assert.deepEqual(Object.keys(plain).slice(0, 5), [
+          "time",
+          "method",
+          "path",
+          "status",
+          "ms",
+        ]);
         const clash = (await ask("/log/clash")).line;
-        assert.deepEqual([clash.method, clash.path, clash.status, clash.own], ["GET", "/log/clash", 200, true]);
+        assert.deepEqual([clash.method, clash.path, clash.status, clash.own], [
+          "GET",
+          "/log/clash",
+          200,
+          true,
+        ]);
         assert.ok(Number(clash.time) > 1e12);
         for (const path of ["/log/bigint", "/log/cycle"]) {
           const { status, line, isError } = await ask(path);
@@ -389,7 +441,11 @@ for (const runtime of allRuntimes()) {
         }
         assert.equal((await ask("/log/limited", "POST", "12345")).line.size, 5);
         const failed = await ask("/log/error");
-        assert.deepEqual([failed.isError, failed.line.user, failed.line.error], [true, "ada", "Error: SECRET"]);
+        assert.deepEqual([failed.isError, failed.line.user, failed.line.error], [
+          true,
+          "ada",
+          "Error: SECRET",
+        ]);
         assert.equal((await ask("/log/nothing")).status, 200);
       });
       await inRoutes({ ACCESS_LOG: "off" }, REAL, async (service) => {
@@ -419,7 +475,11 @@ for (const runtime of allRuntimes()) {
             if (how === "end") client.socket.destroy();
             else client.socket.resetAndDestroy();
             const { line, isError } = await lineOf(service, `/read/${kind}`);
-            assert.deepEqual([line.incomplete, isError, line.stack], [true, false, undefined], path);
+            assert.deepEqual(
+              [line.incomplete, isError, line.stack],
+              [true, false, undefined],
+              path,
+            );
             assert.equal(service.stderr, "", path);
           }
         }
@@ -456,7 +516,10 @@ for (const runtime of allRuntimes()) {
           setTimeout(() => service.child.stdout!.resume(), pauseMs);
           service.kill("SIGTERM");
           assert.equal(await service.exit, 0);
-          assert.equal(entries(service.stdout).filter(({ path }) => path === "/").length, isNode ? count : answered);
+          assert.equal(
+            entries(service.stdout).filter(({ path }) => path === "/").length,
+            isNode ? count : answered,
+          );
         });
       }
     });
@@ -470,13 +533,16 @@ for (const runtime of allRuntimes()) {
           });
           await response.text();
         }
-        const aborted = async () => (await talk(service.port, get("/aborted"))).split("\r\n\r\n")[1];
+        const aborted = async () =>
+          (await talk(service.port, get("/aborted"))).split("\r\n\r\n")[1];
         await sleep(50);
         assert.equal(await aborted(), "0");
         const client = new Client(service.port).get("/signal?ms=300");
         await aborted();
         client.socket.destroy();
-        for (const startMs = performance.now(); await aborted() !== "1";) assert.ok(performance.now() - startMs < 2000);
+        for (const startMs = performance.now(); await aborted() !== "1";) {
+          assert.ok(performance.now() - startMs < 2000);
+        }
         assert.equal(service.stderr, "");
       });
     });
@@ -496,7 +562,10 @@ for (const runtime of allRuntimes()) {
       }
       await inRoutes({}, REAL, async (service) => {
         const body = "x".repeat(50_000);
-        const response = await fetch(`http://127.0.0.1:${service.port}/mirror`, { method: "POST", body });
+        const response = await fetch(`http://127.0.0.1:${service.port}/mirror`, {
+          method: "POST",
+          body,
+        });
         assert.deepEqual([response.status, await response.text()], [400, body]);
       });
     });
@@ -507,7 +576,9 @@ for (const runtime of allRuntimes()) {
         await inRoutes({}, REAL, async (service) => {
           for (const path of ["/auth", "/limit", "/refused", "/broken", "/nope"]) {
             const client = new Client(service.port).send(
-              `POST ${path} HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\n${"a".repeat(200_000)}`,
+              `POST ${path} HTTP/1.1\r\nHost: test\r\nContent-Length: 200000\r\n\r\n${
+                "a".repeat(200_000)
+              }`,
             );
             await client.until(/^HTTP\/1\.1 [45]\d\d /);
             client.received = "";

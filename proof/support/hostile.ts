@@ -86,12 +86,18 @@ export const WRONG_ANSWERS: [string, (socket: Socket) => void, RegExp][] = [
   }, /within PING_TIMEOUT_MS=\d+$|in \d+ bytes/],
   ["a flood", (socket) => {
     const flood = () => {
-      while (socket.writable && socket.write("HTTP/1.1 200 OK\r\nA: ".padEnd(65_536, "x"))) { /* until it is full */ }
+      while (
+        socket.writable && socket.write("HTTP/1.1 200 OK\r\nA: ".padEnd(65_536, "x"))
+      ) { /* until it is full */ }
     };
     socket.on("drain", flood);
     flood();
   }, /sent no HTTP response head in 16384 bytes/],
-  ["another protocol", (socket) => socket.write("SSH-2.0-OpenSSH_9.2\r\n"), /"SSH-2.0-OpenSSH_9.2\\r\\n"$/],
+  [
+    "another protocol",
+    (socket) => socket.write("SSH-2.0-OpenSSH_9.2\r\n"),
+    /"SSH-2.0-OpenSSH_9.2\\r\\n"$/,
+  ],
   ["colours", (socket) => socket.end("\x1b[31mred\x9b"), /"\\u001b\[31mred\?+"$/],
   ["an interim response", (socket) => socket.end("HTTP/1.1 100 Continue\r\n\r\n"), /answered 100$/],
   ["204", (socket) => socket.end("HTTP/1.1 204 No Content\r\n\r\n"), /answered 204$/],

@@ -11,7 +11,7 @@ import { HTTPException } from "hono/http-exception";
 import { streamSSE } from "hono/streaming";
 import process from "node:process";
 import { z } from "zod";
-import { type App, type Hooks, readSettings } from "../main.ts";
+import { type App, type Hooks, readSettings } from "../../main.ts";
 import { openStore } from "./service/store.ts";
 
 const TICK_MS = 20;
@@ -26,7 +26,8 @@ interface Platform {
 
 const root = import.meta.dirname;
 const events = {
-  onMessage: ({ data }: { data: unknown }, socket: WSContext<unknown>) => socket.send(`echo: ${data}`),
+  onMessage: ({ data }: { data: unknown }, socket: WSContext<unknown>) =>
+    socket.send(`echo: ${data}`),
 };
 
 async function onNode(): Promise<Platform> {
@@ -35,7 +36,12 @@ async function onNode(): Promise<Platform> {
   const { serveStatic } = await import("@hono/node-server/serve-static");
   const { WebSocketServer } = await import("ws");
   const websocket = { server: new WebSocketServer({ noServer: true }) };
-  return { getConnInfo, files: serveStatic({ root }), echo: upgradeWebSocket(() => events), websocket };
+  return {
+    getConnInfo,
+    files: serveStatic({ root }),
+    echo: upgradeWebSocket(() => events),
+    websocket,
+  };
 }
 
 async function onDeno(): Promise<Platform> {
@@ -47,7 +53,8 @@ const Item = z.object({ name: z.string().min(1).max(100) });
 
 /** The routes, and what the service needs and holds. */
 export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal }): Promise<Hooks> {
-  const { getConnInfo, files, echo, websocket } = await ("Deno" in globalThis ? onDeno() : onNode());
+  const { getConnInfo, files, echo, websocket } =
+    await ("Deno" in globalThis ? onDeno() : onNode());
   const store = await openStore(`${process.env.SERVICE_DATA}/items.sqlite`);
   let ticks = 0;
   const ticker = setInterval(() => ticks++, TICK_MS);
@@ -59,7 +66,9 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
     c.header("X-Service", "yes");
   });
   if (process.env.OWN_HANDLERS) {
-    app.onError((error, c) => c.text(`own handler: ${error instanceof HTTPException ? error.status : "?"}`, 500));
+    app.onError((error, c) =>
+      c.text(`own handler: ${error instanceof HTTPException ? error.status : "?"}`, 500)
+    );
     app.notFound((c) => c.text("own: nothing here", 404));
   }
 
@@ -79,7 +88,10 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
     const isFound = store.rename(Number(c.req.param("id")), (await readItem(c.req.raw)).name);
     return isFound ? c.body(null, 204) : c.notFound();
   });
-  app.delete("/items/:id", (c) => store.remove(Number(c.req.param("id"))) ? c.body(null, 204) : c.notFound());
+  app.delete(
+    "/items/:id",
+    (c) => store.remove(Number(c.req.param("id"))) ? c.body(null, 204) : c.notFound(),
+  );
 
   // ── Bodies ──
   app.post("/upload", async (c) => {
@@ -137,7 +149,10 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
     return c.text("baked");
   });
   app.get("/redirect", () => Response.redirect("http://example.test/elsewhere", 303));
-  app.get("/proxy/:path", (c) => fetch(`http://127.0.0.1:${process.env.UPSTREAM_PORT}/${c.req.param("path")}`));
+  app.get(
+    "/proxy/:path",
+    (c) => fetch(`http://127.0.0.1:${process.env.UPSTREAM_PORT}/${c.req.param("path")}`),
+  );
   app.get("/slow", async (c) => {
     await new Promise((resolve) => setTimeout(resolve, Number(c.req.query("ms"))));
     return c.text("slow but whole");

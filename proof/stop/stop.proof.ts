@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { test } from "node:test";
-import { Client, cut, until, withRoutes, withService } from "./harness.ts";
+import { Client, cut, until, withRoutes, withService } from "../support/harness.ts";
 
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
   test(`on ${signal} an idle service exits 0 at once`, async () => {
@@ -12,7 +12,9 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
       await idle.until(/\r\n\r\n/);
       const silent = new Client(port);
       const half = new Client(port).send("GET / HTTP/1.1\r\nHo");
-      const halfBody = new Client(port).send("POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf");
+      const halfBody = new Client(port).send(
+        "POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
+      );
       await halfBody.until(/404/);
       assert.equal((await ping()).code, 0);
       const startMs = performance.now();
@@ -38,10 +40,16 @@ test("told to stop, it is unready at once, alive still, and closes connections a
     await new Client(port).get("/readyz").until(/ready"}$/);
     kill("SIGTERM");
     await until(service, () => /^Draining, requests in flight: 1$/m.exec(service.stdout));
-    assert.match(await new Client(port).get("/readyz").until(/}$/), /^HTTP\/1\.1 503 [^]*"draining"}$/);
+    assert.match(
+      await new Client(port).get("/readyz").until(/}$/),
+      /^HTTP\/1\.1 503 [^]*"draining"}$/,
+    );
     assert.equal((await ping()).code, 0);
     for (const path of ["/", "/elsewhere"]) {
-      assert.match(await new Client(port).get(path).until(/\r\n\r\n/), /\r\nconnection: close\r\n/i);
+      assert.match(
+        await new Client(port).get(path).until(/\r\n\r\n/),
+        /\r\nconnection: close\r\n/i,
+      );
     }
     assert.equal(service.child.exitCode, null);
     await new Client(port).get("/release").until(/ok$/);
@@ -63,7 +71,9 @@ test("a request in flight gets its whole response, and a new connection none", a
   await withRoutes({}, SLOW, async (service) => {
     const { port, kill, child } = service;
     for (const body of ["whole body", "half"]) { // neither of which any route reads
-      const unread = new Client(port).send(`POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n${body}`);
+      const unread = new Client(port).send(
+        `POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n${body}`,
+      );
       await unread.until(/404/);
     }
     const slow = new Client(port).get("/slow");
@@ -117,14 +127,22 @@ test("at the deadline it cuts what is left, says how many, and exits 1", async (
 });
 
 test("a second signal ends it, whichever it is, unless it comes within 500 ms of the first", async () => {
-  for (const [first, second] of [["SIGTERM", "SIGTERM"], ["SIGINT", "SIGTERM"], ["SIGTERM", "SIGINT"]] as const) {
+  for (
+    const [first, second] of [["SIGTERM", "SIGTERM"], ["SIGINT", "SIGTERM"], [
+      "SIGTERM",
+      "SIGINT",
+    ]] as const
+  ) {
     await withService({ DRAIN_DELAY_MS: "60000" }, async (service) => {
       service.kill(first);
       await until(service, () => /^Draining/m.exec(service.stdout));
       const startMs = performance.now();
       await cut(service, second);
       const tookMs = performance.now() - startMs;
-      assert.ok(tookMs > 400 && tookMs < 2000, `it took ${tookMs} ms, where a signal within 500 ms is the same`);
+      assert.ok(
+        tookMs > 400 && tookMs < 2000,
+        `it took ${tookMs} ms, where a signal within 500 ms is the same`,
+      );
       assert.equal(service.stderr, "Cut by a second signal, requests in flight: 0\n");
     });
   }
@@ -136,7 +154,9 @@ if ("Deno" in globalThis) { // Node.js accepts no connection by then
 app.post("/upload", async (c) => c.text((await c.req.arrayBuffer()).byteLength + " bytes"));`;
     await withRoutes({}, routes, async (service) => {
       const post = (length: number, body: string) =>
-        new Client(service.port).send(`POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n\r\n${body}`);
+        new Client(service.port).send(
+          `POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: ${length}\r\n\r\n${body}`,
+        );
       const begun = post(10, "begun");
       await new Client(service.port).get("/").until(/own\n$/);
       service.kill("SIGTERM");
@@ -147,7 +167,10 @@ app.post("/upload", async (c) => c.text((await c.req.arrayBuffer()).byteLength +
       begun.send("whole");
       await begun.until(/10 bytes$/);
       assert.equal(await service.exit, 0, service.stderr);
-      assert.ok(performance.now() - startMs < 2000, `the stop took ${performance.now() - startMs} ms`);
+      assert.ok(
+        performance.now() - startMs < 2000,
+        `the stop took ${performance.now() - startMs} ms`,
+      );
     });
   });
 }

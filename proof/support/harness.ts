@@ -17,9 +17,9 @@ import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
-import { readSettings } from "../main.ts";
+import { readSettings } from "../../main.ts";
 
-export const ROOT = `${import.meta.dirname}/..`;
+export const ROOT = `${import.meta.dirname}/../..`;
 export const TEST_TIMEOUT_MS = 20_000;
 /** A runtime and the options with which it runs main.ts. */
 export interface Runtime {
@@ -33,7 +33,11 @@ const [MAJOR, MINOR] = process.versions.node.split(".").map(Number);
 export const SELF: Runtime = "Deno" in globalThis
   ? { name: "Deno", path: process.execPath, options: ["run", "-q", "-P", "--no-prompt"] }
   : MAJOR > 22 || (MAJOR === 22 && MINOR >= 18)
-  ? { name: `Node.js ${MAJOR}`, path: process.execPath, options: ["--disable-warning=ExperimentalWarning"] }
+  ? {
+    name: `Node.js ${MAJOR}`,
+    path: process.execPath,
+    options: ["--disable-warning=ExperimentalWarning"],
+  }
   : { name: "tsx", path: process.execPath, options: ["--import", "tsx"] };
 
 /** Says loudly what is skipped for want of a tool, and gives the reason; in CI nothing is skipped. */
@@ -56,7 +60,9 @@ export function copyProject(folder: string) {
 /** A folder outside the project, with the settings and the packages that a run of main.ts needs. The caller removes it. */
 export function scratch(): string {
   const folder = mkdtempSync(`${tmpdir()}/heartbeat-proof-`);
-  for (const file of ["package.json", "deno.json", "deno.lock"]) cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
+  for (const file of ["package.json", "deno.json", "deno.lock"]) {
+    cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
+  }
   symlinkSync(realpathSync(`${ROOT}/node_modules`), `${folder}/node_modules`);
   return folder;
 }
@@ -64,7 +70,11 @@ export function scratch(): string {
 /** The path of Deno's own binary, wherever npm put it. */
 export function denoPath(): string {
   const options = { encoding: "utf8" } as const;
-  return execFileSync(`${ROOT}/node_modules/.bin/deno`, ["eval", "console.log(Deno.execPath())"], options).trim();
+  return execFileSync(
+    `${ROOT}/node_modules/.bin/deno`,
+    ["eval", "console.log(Deno.execPath())"],
+    options,
+  ).trim();
 }
 
 /** Each runtime that main.ts is for: tsx on this Node.js, Node.js by itself (BENCH_NODE names one that can) and Deno. */
@@ -73,7 +83,9 @@ export function allRuntimes(): Runtime[] {
   if (!node) missing("BENCH_NODE names no Node.js 26, so nothing is tested on it");
   return [
     { name: "tsx", path: process.execPath, options: ["--import", "tsx"] },
-    ...node ? [{ name: "Node.js 26", path: node, options: ["--disable-warning=ExperimentalWarning"] }] : [],
+    ...node
+      ? [{ name: "Node.js 26", path: node, options: ["--disable-warning=ExperimentalWarning"] }]
+      : [],
     { name: "Deno", path: denoPath(), options: ["run", "-q", "-P", "--no-prompt"] },
   ];
 }
@@ -116,7 +128,11 @@ interface Start {
 }
 
 /** Starts a runtime with arguments of one's own. */
-export function launch(args: string[], env: Env, { runtime = SELF, before = ":", output = "" }: Start = {}): Program {
+export function launch(
+  args: string[],
+  env: Env,
+  { runtime = SELF, before = ":", output = "" }: Start = {},
+): Program {
   // The path goes by a variable, for Deno would give all permissions to a child that it finds itself in.
   const child = spawn("sh", ["-c", `${before}; exec "$RUNTIME" "$@" ${output}`, "sh", ...args], {
     cwd: ROOT,
@@ -156,7 +172,9 @@ export async function until<T>(program: Program, look: () => T | null | undefine
       await Promise.race([
         once(program.child.stdout!, "data", { signal }),
         once(program.child.stderr!, "data", { signal }),
-        program.exit.then((code) => Promise.reject(new Error(`exit ${code}: ${program.stdout}${program.stderr}`))),
+        program.exit.then((code) =>
+          Promise.reject(new Error(`exit ${code}: ${program.stdout}${program.stderr}`))
+        ),
       ]);
     }
   } finally {
@@ -184,8 +202,11 @@ export async function withService(
   const variables = { PORT: "0", HOST: "127.0.0.1", ...env };
   const program = launch([...runtime.options, file], variables, start);
   try {
-    const port = Number(await until(program, () => /Listening on http:\/\/.+:(\d+)\n/.exec(program.stdout)?.[1]));
-    const ping = (more: Env = {}) => run(["--ping"], { ...variables, PORT: `${port}`, ...more }, { runtime });
+    const port = Number(
+      await until(program, () => /Listening on http:\/\/.+:(\d+)\n/.exec(program.stdout)?.[1]),
+    );
+    const ping = (more: Env = {}) =>
+      run(["--ping"], { ...variables, PORT: `${port}`, ...more }, { runtime });
     await body(Object.assign(program, { port, ping }));
   } finally {
     program.kill("SIGKILL");
@@ -208,7 +229,10 @@ export async function withRoutes(
 ) {
   const folder = scratch();
   try {
-    writeFileSync(`${folder}/main.ts`, withRoutesOf(readFileSync(`${ROOT}/main.ts`, "utf8"), routes));
+    writeFileSync(
+      `${folder}/main.ts`,
+      withRoutesOf(readFileSync(`${ROOT}/main.ts`, "utf8"), routes),
+    );
     await withService(env, body, { ...start, file: `${folder}/main.ts` });
   } finally {
     rmSync(folder, { recursive: true, force: true });
@@ -242,7 +266,9 @@ export class Client {
     while (!pattern.test(this.received)) {
       await Promise.race([
         once(this.socket, "data"),
-        this.ended.then(() => Promise.reject(new Error(`closed after ${JSON.stringify(this.received)}`))),
+        this.ended.then(() =>
+          Promise.reject(new Error(`closed after ${JSON.stringify(this.received)}`))
+        ),
       ]);
     }
     return this.received;

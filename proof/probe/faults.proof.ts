@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { test } from "node:test";
 import fc from "fast-check";
-import { probe, readSettings, readStatus } from "../main.ts";
+import { probe, readSettings, readStatus } from "../../main.ts";
 import {
   allRuntimes,
   Client,
@@ -23,8 +23,8 @@ import {
   withFake,
   withRoutes,
   withService,
-} from "./harness.ts";
-import { HOSTILE, WRONG_ANSWERS } from "./hostile.ts";
+} from "../support/harness.ts";
+import { HOSTILE, WRONG_ANSWERS } from "../support/hostile.ts";
 
 const REQUESTS = 1_000_000;
 const HELD_CONNECTIONS = 500;
@@ -38,13 +38,19 @@ type Case = [string, (runtime: Runtime) => Promise<string>];
 
 /** Probes a service that must be healthy. */
 async function healthy(port: number, PING_TIMEOUT_MS = "3000") {
-  const { outcome, text } = await probe(settings({ HOST: "127.0.0.1", PORT: `${port}`, PING_TIMEOUT_MS }));
+  const { outcome, text } = await probe(
+    settings({ HOST: "127.0.0.1", PORT: `${port}`, PING_TIMEOUT_MS }),
+  );
   assert.equal(outcome, "healthy", text);
 }
 
 /** Runs the load to its end. */
-async function load(...args: number[]): Promise<{ sent: number; answered: number; refused: number }> {
-  const program = launch(["--import", "tsx", "proof/load.ts", ...args.map(String)], {}, { runtime: RUNTIMES[0] });
+async function load(
+  ...args: number[]
+): Promise<{ sent: number; answered: number; refused: number }> {
+  const program = launch(["--import", "tsx", "proof/support/load.ts", ...args.map(String)], {}, {
+    runtime: RUNTIMES[0],
+  });
   assert.equal(await program.exit, 0, program.stderr);
   return JSON.parse(program.stdout.trim().split("\n").at(-1)!);
 }
@@ -63,7 +69,9 @@ const CASES: Case[] = [
           const parts = way === "byte by byte" ? request.split("") : [request];
           client.socket.setNoDelay();
           for (const part of parts) {
-            await new Promise<void>((resolve) => client.socket.write(part, "latin1", () => resolve()));
+            await new Promise<void>((resolve) =>
+              client.socket.write(part, "latin1", () => resolve())
+            );
           }
           if (way === "cut") client.socket.resetAndDestroy();
           else {await Promise.race([
@@ -111,7 +119,9 @@ const CASES: Case[] = [
       await first.until(/\r\n\r\n/);
       const clients = Array.from({ length: 120 }, () => new Client(port));
       await Promise.all(
-        clients.map((client) => Promise.race([once(client.socket, "connect"), client.ended]).catch(() => {})),
+        clients.map((client) =>
+          Promise.race([once(client.socket, "connect"), client.ended]).catch(() => {})
+        ),
       );
       await Promise.race(clients.map((client) => client.ended)); // some get none, so it has run out
       first.received = "";
@@ -134,9 +144,13 @@ const CASES: Case[] = [
   [`${PROBES} probes under a load that saturates a core`, async (runtime) => {
     let slowestMs = 0;
     await withService({ ACCESS_LOG: "off" }, async (service) => {
-      const loading = launch(["--import", "tsx", "proof/load.ts", `${service.port}`, "64", "0", "16"], {}, {
-        runtime: RUNTIMES[0],
-      });
+      const loading = launch(
+        ["--import", "tsx", "proof/support/load.ts", `${service.port}`, "64", "0", "16"],
+        {},
+        {
+          runtime: RUNTIMES[0],
+        },
+      );
       try {
         await until(loading, () => loading.stdout);
         for (let asked = 0; asked < PROBES; asked++) {
@@ -158,7 +172,9 @@ const CASES: Case[] = [
       const startMs = performance.now();
       const { sent, answered } = await load(port, 64, REQUESTS, 32);
       assert.deepEqual([sent, answered], [REQUESTS, REQUESTS]);
-      seen = `${answered} answered, ${Math.round(answered / (performance.now() - startMs))} a millisecond`;
+      seen = `${answered} answered, ${
+        Math.round(answered / (performance.now() - startMs))
+      } a millisecond`;
       kill("SIGTERM");
       assert.equal(await exit, 0);
     }, { runtime });
@@ -176,7 +192,9 @@ const CASES: Case[] = [
         const { answered } = await loaded;
         const accepted = service.stdout.split("\n").filter((line) => line.startsWith("{")).length;
         assert.equal(answered, accepted, "each accepted request is answered");
-        seen += `${answered} accepted, ${answered} answered${DRAIN_DELAY_MS === "0" ? "; with a drain delay " : ""}`;
+        seen += `${answered} accepted, ${answered} answered${
+          DRAIN_DELAY_MS === "0" ? "; with a drain delay " : ""
+        }`;
       }, { runtime });
     }
     return seen;
@@ -200,23 +218,31 @@ const CASES: Case[] = [
     return "0 after one, 1 at once after a second";
   }],
 
-  [`a probe of ${WRONG_ANSWERS.length} servers that answer wrongly, late, endlessly or half`, async (runtime) => {
-    let slowestMs = 0;
-    await Promise.all(WRONG_ANSWERS.map(([name, answer, expected]) =>
-      withFake(answer, async (port) => {
-        const startMs = performance.now();
-        const { code, stdout, stderr } = await run(["--ping"], { PORT: `${port}`, PING_TIMEOUT_MS: "1000" }, {
-          runtime,
-        });
-        slowestMs = Math.max(slowestMs, performance.now() - startMs);
-        assert.deepEqual([code, stdout], [1, ""], name);
-        assert.match(stderr.trimEnd(), expected, name);
-        assert.match(stderr, /^unhealthy: [ -~]{1,300}\n$/, name);
-      })
-    ));
-    assert.ok(slowestMs < TEST_TIMEOUT_MS / 2);
-    return `all unhealthy, the slowest of all at once after ${slowestMs.toFixed()} ms`;
-  }],
+  [
+    `a probe of ${WRONG_ANSWERS.length} servers that answer wrongly, late, endlessly or half`,
+    async (runtime) => {
+      let slowestMs = 0;
+      await Promise.all(
+        WRONG_ANSWERS.map(([name, answer, expected]) =>
+          withFake(answer, async (port) => {
+            const startMs = performance.now();
+            const { code, stdout, stderr } = await run(["--ping"], {
+              PORT: `${port}`,
+              PING_TIMEOUT_MS: "1000",
+            }, {
+              runtime,
+            });
+            slowestMs = Math.max(slowestMs, performance.now() - startMs);
+            assert.deepEqual([code, stdout], [1, ""], name);
+            assert.match(stderr.trimEnd(), expected, name);
+            assert.match(stderr, /^unhealthy: [ -~]{1,300}\n$/, name);
+          })
+        ),
+      );
+      assert.ok(slowestMs < TEST_TIMEOUT_MS / 2);
+      return `all unhealthy, the slowest of all at once after ${slowestMs.toFixed()} ms`;
+    },
+  ],
 
   ["a probe of a port that nothing listens on", async (runtime) => {
     const { code, stderr } = await run(["--ping"], { PORT: `${await freePort()}` }, { runtime });
@@ -298,7 +324,12 @@ test("a setting is an integer in range, or refused in one printable line that na
     }),
     { numRuns: 10_000 },
   );
-  fc.assert(fc.property(fc.integer({ min: 0, max: 65_535 }), (port) => settings({ PORT: `${port}` }).port === port));
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 0, max: 65_535 }),
+      (port) => settings({ PORT: `${port}` }).port === port,
+    ),
+  );
 });
 
 test("a host is an address or a name that a URL can hold as it stands, or refused", () => {
@@ -306,7 +337,10 @@ test("a host is an address or a name that a URL can hold as it stands, or refuse
     try {
       return readSettings((name) => name === "HOST" ? HOST : undefined).host === HOST;
     } catch (error) {
-      assert.match((error as Error).message, /^Cannot parse HOST as it must be an IP address or a host name: [ -~]+$/);
+      assert.match(
+        (error as Error).message,
+        /^Cannot parse HOST as it must be an IP address or a host name: [ -~]+$/,
+      );
       return false;
     }
   };
@@ -324,7 +358,12 @@ test("a host is an address or a name that a URL can hold as it stands, or refuse
 /** Splits bytes at given places. */
 async function* split(bytes: Uint8Array, places: number[]): AsyncGenerator<Uint8Array> {
   let from = 0;
-  for (const place of [...places.map((place) => place % (bytes.length + 1)), bytes.length].sort((a, b) => a - b)) {
+  for (
+    const place of [...places.map((place) => place % (bytes.length + 1)), bytes.length].sort((
+      a,
+      b,
+    ) => a - b)
+  ) {
     yield bytes.subarray(from, place);
     from = place;
   }
@@ -346,8 +385,11 @@ test("a response head means the same however it is split", async () => {
     }\r\n${body}`;
     assert.equal(await readStatus(split(new TextEncoder().encode(text), places)), status);
   }));
-  await fc.assert(fc.asyncProperty(fc.uint8Array({ maxLength: 200 }), places, async (bytes, places) => {
-    const read = (places: number[]) => readStatus(split(bytes, places)).catch((error) => error instanceof Error);
-    assert.equal(await read(places), await read([]));
-  }));
+  await fc.assert(
+    fc.asyncProperty(fc.uint8Array({ maxLength: 200 }), places, async (bytes, places) => {
+      const read = (places: number[]) =>
+        readStatus(split(bytes, places)).catch((error) => error instanceof Error);
+      assert.equal(await read(places), await read([]));
+    }),
+  );
 });

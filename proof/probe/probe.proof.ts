@@ -1,9 +1,9 @@
 /** What `--ping` tells of health: run by `npm test`, on each runtime. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { probe, readStatus } from "../main.ts";
-import { freePort, run, settings, withFake, withService } from "./harness.ts";
-import { WRONG_ANSWERS } from "./hostile.ts";
+import { probe, readStatus } from "../../main.ts";
+import { freePort, run, settings, withFake, withService } from "../support/harness.ts";
+import { WRONG_ANSWERS } from "../support/hostile.ts";
 
 // ── Reading a response ──
 
@@ -27,7 +27,9 @@ test("readStatus() gives the status of a complete head, however it is split", as
     ] as const
   ) {
     assert.equal(await readStatus(bytes(head)), status);
-    for (let split = 0; split <= head.length; split++) assert.equal(await readStatus(bytes(head, split)), status);
+    for (let split = 0; split <= head.length; split++) {
+      assert.equal(await readStatus(bytes(head, split)), status);
+    }
   }
 });
 
@@ -72,13 +74,19 @@ test("probe() takes a complete head with status 200 for health, and nothing else
       assert.match(text, seen, name);
       assert.ok(text.startsWith(`unhealthy: http://127.0.0.1:${port}/healthz `), text);
       assert.match(text, /^[ -~]{1,500}$/, name);
-      assert.ok(performance.now() - startMs < 2500, `${name} took ${performance.now() - startMs} ms`);
+      assert.ok(
+        performance.now() - startMs < 2500,
+        `${name} took ${performance.now() - startMs} ms`,
+      );
     })
   ));
-  await withFake((socket) => socket.write("HTTP/1.1 200 OK\r\n\r\nand a body that never ends"), async (port) => {
-    const text = `healthy: http://127.0.0.1:${port}/healthz answered 200`;
-    assert.deepEqual(await probe(settings({ PORT: `${port}` })), { outcome: "healthy", text });
-  });
+  await withFake(
+    (socket) => socket.write("HTTP/1.1 200 OK\r\n\r\nand a body that never ends"),
+    async (port) => {
+      const text = `healthy: http://127.0.0.1:${port}/healthz answered 200`;
+      assert.deepEqual(await probe(settings({ PORT: `${port}` })), { outcome: "healthy", text });
+    },
+  );
 });
 
 test("probe() says when nothing listens, and refuses a port that it cannot know", async () => {
@@ -110,7 +118,10 @@ test("probe() sends one plain request, and reaches a wildcard on loopback of its
       for (const HOST of hosts) {
         await probe(settings({ HOST, PORT: `${port}` }));
         const host = HOST === "localhost" ? HOST : listen === "::1" ? "[::1]" : listen;
-        assert.equal(request, `GET /healthz HTTP/1.1\r\nHost: ${host}:${port}\r\nConnection: close\r\n\r\n`);
+        assert.equal(
+          request,
+          `GET /healthz HTTP/1.1\r\nHost: ${host}:${port}\r\nConnection: close\r\n\r\n`,
+        );
       }
     }, listen);
   }
@@ -120,7 +131,11 @@ test("probe() sends one plain request, and reaches a wildcard on loopback of its
 
 test("--ping is 0 for a healthy instance and 1 with a reason for the rest, whatever the environment says", async () => {
   await withService({}, async ({ port, ping }) => {
-    const healthy = { code: 0, stdout: `healthy: http://127.0.0.1:${port}/healthz answered 200\n`, stderr: "" };
+    const healthy = {
+      code: 0,
+      stdout: `healthy: http://127.0.0.1:${port}/healthz answered 200\n`,
+      stderr: "",
+    };
     assert.deepEqual(await ping(), healthy);
     const proxy = "http://127.0.0.1:1";
     const misleading = {
@@ -135,7 +150,10 @@ test("--ping is 0 for a healthy instance and 1 with a reason for the rest, whate
     assert.deepEqual(await ping({ HOST: "0.0.0.0" }), healthy);
   });
   await withFake(() => {}, async (port) => {
-    const { code, stdout, stderr } = await run(["--ping"], { PORT: `${port}`, PING_TIMEOUT_MS: "200" });
+    const { code, stdout, stderr } = await run(["--ping"], {
+      PORT: `${port}`,
+      PING_TIMEOUT_MS: "200",
+    });
     assert.deepEqual([code, stdout], [1, ""]);
     assert.match(
       stderr,

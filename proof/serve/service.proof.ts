@@ -24,7 +24,7 @@ import process from "node:process";
 import { after, before, describe, test } from "node:test";
 import { promisify } from "node:util";
 import { WebSocket } from "ws";
-import { docker, LOCKED, onHostNetwork, skip } from "./engine.ts";
+import { docker, LOCKED, onHostNetwork, skip } from "../support/engine.ts";
 import {
   allRuntimes,
   Client,
@@ -40,11 +40,11 @@ import {
   TEST_TIMEOUT_MS,
   until,
   withService,
-} from "./harness.ts";
+} from "../support/harness.ts";
 
 /** What moves in finds the packages of proof/ here, and those of the project one level below. */
 const FOLDER = mkdtempSync(`${tmpdir()}/heartbeat-service-`);
-symlinkSync(`${import.meta.dirname}/node_modules`, `${FOLDER}/node_modules`);
+symlinkSync(`${ROOT}/proof/node_modules`, `${FOLDER}/node_modules`);
 const MIB = 1024 * 1024;
 /** Within this the stop of an idle service is over, whatever streams and sockets are open. */
 const PROMPT_MS = 1000;
@@ -53,7 +53,10 @@ const PROMPT_MS = 1000;
 
 const RUNTIMES = allRuntimes().map((runtime) => {
   if (runtime.name !== "Deno") return runtime;
-  return { ...runtime, options: [...runtime.options, `--allow-read=${FOLDER}`, `--allow-write=${FOLDER}`] };
+  return {
+    ...runtime,
+    options: [...runtime.options, `--allow-read=${FOLDER}`, `--allow-write=${FOLDER}`],
+  };
 });
 
 // ── What moves in ──
@@ -66,9 +69,12 @@ function moveIn(name: string, code: string): string {
   mkdirSync(`${folder}/service`, { recursive: true });
   const source = readFileSync(`${ROOT}/main.ts`, "utf8");
   assert.match(source, /YOUR ROUTES BEGIN HERE.*\n/);
-  writeFileSync(`${folder}/main.ts`, source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => `${line}${code}\n`));
+  writeFileSync(
+    `${folder}/main.ts`,
+    source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => `${line}${code}\n`),
+  );
   const service = readFileSync(`${import.meta.dirname}/service.ts`, "utf8");
-  writeFileSync(`${folder}/service.ts`, service.replace("../main.ts", "./main.ts"));
+  writeFileSync(`${folder}/service.ts`, service.replace("../../main.ts", "./main.ts"));
   cpSync(`${import.meta.dirname}/service`, `${folder}/service`, { recursive: true });
   mkdirSync(`${folder}/static`);
   writeFileSync(`${folder}/static/hello.txt`, "hello from a file\n");
@@ -192,7 +198,9 @@ after(() => rmSync(FOLDER, { recursive: true, force: true }));
 
 /** A whole request, after which the connection is closed. */
 const get = (path: string, version = "1.1") =>
-  `GET ${path} HTTP/${version}\r\n${version === "1.1" ? "Host: test\r\nConnection: close\r\n" : ""}\r\n`;
+  `GET ${path} HTTP/${version}\r\n${
+    version === "1.1" ? "Host: test\r\nConnection: close\r\n" : ""
+  }\r\n`;
 
 /** The head of an upload, and as much of its body as is given. */
 const post = (path: string, length: number, body: string) =>
@@ -227,7 +235,9 @@ for (const text of ${JSON.stringify(texts)}) {
   talks.push(talk);
 }
 console.log(JSON.stringify(talks));`;
-  const { stdout } = await promisify(execFile)(denoPath(), ["eval", code], { timeout: TEST_TIMEOUT_MS });
+  const { stdout } = await promisify(execFile)(denoPath(), ["eval", code], {
+    timeout: TEST_TIMEOUT_MS,
+  });
   return JSON.parse(stdout);
 }
 
@@ -254,7 +264,11 @@ function split(received: string, isReset = false) {
         }
       }
     } else {
-      const size = /^(1..|204|304)$/.test(status) ? 0 : length === undefined ? rest.length : Number(length);
+      const size = /^(1..|204|304)$/.test(status)
+        ? 0
+        : length === undefined
+        ? rest.length
+        : Number(length);
       isComplete = rest.length >= size && !(length === undefined && isReset);
       body = rest.slice(0, size);
       rest = rest.slice(size);
@@ -269,12 +283,21 @@ function split(received: string, isReset = false) {
 async function ask(port: number, text: string) {
   const { received, isReset } = await talk(port, text);
   const { responses, isComplete } = split(received, isReset);
-  assert.ok(isComplete && responses.length === 1, `no whole answer: ${JSON.stringify(received.slice(0, 500))}`);
+  assert.ok(
+    isComplete && responses.length === 1,
+    `no whole answer: ${JSON.stringify(received.slice(0, 500))}`,
+  );
   return responses[0];
 }
 
 /** Asks with a body, of a length told or in chunks, on a connection of its own. */
-async function send(port: number, path: string, body: Uint8Array | string, headers: Env = {}, method = "POST") {
+async function send(
+  port: number,
+  path: string,
+  body: Uint8Array | string,
+  headers: Env = {},
+  method = "POST",
+) {
   const request = httpRequest({ port, host: "127.0.0.1", path, method, headers, agent: false });
   if (headers["Transfer-Encoding"]) {
     for (let at = 0; at < body.length; at += 65_536) request.write(body.slice(at, at + 65_536));
@@ -292,7 +315,9 @@ const postItem = (port: number, name: string) =>
 /** Whether nothing but whole lines of JSON was printed as an error, as it is on Node.js. */
 function assertOnlyEntries(stderr: string) {
   assert.doesNotMatch(stderr, STACK);
-  for (const line of stderr.split("\n").slice(0, -1)) assert.doesNotThrow(() => JSON.parse(line), `no JSON: ${line}`);
+  for (const line of stderr.split("\n").slice(0, -1)) {
+    assert.doesNotThrow(() => JSON.parse(line), `no JSON: ${line}`);
+  }
 }
 
 /** Signals, waits for the end, and gives what it took. */
@@ -359,14 +384,21 @@ describe("main.ts with a service inside", { concurrency: RUNTIMES.length }, () =
 });
 
 test("what moves in needs no cast: it is type checked under Deno, as tsc checks it for Node.js", async () => {
-  await promisify(execFile)(denoPath(), ["check", "--quiet", "main.ts"], { cwd: dirname(serviceFile) });
+  await promisify(execFile)(denoPath(), ["check", "--quiet", "main.ts"], {
+    cwd: dirname(serviceFile),
+  });
 });
 
 // ── The images ──
 
 const NAME = `heartbeat-test-service-${process.pid}`;
 /** Starts a container in the foreground: what it prints, its signals and its exit code are the client's. */
-async function withContainer(target: string, volume: string, env: Env, body: (service: Service) => Promise<void>) {
+async function withContainer(
+  target: string,
+  volume: string,
+  env: Env,
+  body: (service: Service) => Promise<void>,
+) {
   const container = `${NAME}-${randomUUID()}`;
   const { port, flags: network } = await onHostNetwork();
   const variables = Object.entries({ UPSTREAM_PORT: `${port}`, ...env }).flatMap((
@@ -376,7 +408,8 @@ async function withContainer(target: string, volume: string, env: Env, body: (se
   const program = launch(["run", ...LOCKED, ...flags, `${NAME}:${target}`], {}, {
     runtime: { name: target, path: "docker", options: [] },
   });
-  const kill = (signal: NodeJS.Signals) => void docker(["kill", "--signal", signal, container]).catch(() => {});
+  const kill = (signal: NodeJS.Signals) =>
+    void docker(["kill", "--signal", signal, container]).catch(() => {});
   const exit = program.exit.then((code) => code === 137 ? null : code); // as of a process that SIGKILL ended
   const ping = async () => {
     const [, ...probe] = JSON.parse(
@@ -403,7 +436,9 @@ describe("the image with a service inside", { concurrency: 2, skip }, () => {
   before(async () => {
     if (skip) return;
     const folder = dirname(serviceFile);
-    await promisify(execFile)(denoPath(), ["install", "--quiet", "--lockfile-only"], { cwd: folder });
+    await promisify(execFile)(denoPath(), ["install", "--quiet", "--lockfile-only"], {
+      cwd: folder,
+    });
     cpSync(`${ROOT}/.dockerignore`, `${folder}/.dockerignore`);
     // The one place where a permission is added.
     const recipe = readFileSync(`${ROOT}/Dockerfile`, "utf8");
@@ -458,7 +493,10 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       const created = await postItem(port, "first");
       assert.equal(created.status, 201);
       const { id } = JSON.parse(`${created.body}`);
-      assert.deepEqual(JSON.parse((await ask(port, get(`/items/${id}`))).body), { id, name: "first" });
+      assert.deepEqual(JSON.parse((await ask(port, get(`/items/${id}`))).body), {
+        id,
+        name: "first",
+      });
       const renamed = await send(port, `/items/${id}`, '{"name":"second"}', {}, "PUT");
       assert.equal(renamed.status, 204);
       assert.deepEqual(JSON.parse((await ask(port, get("/items"))).body), [{ id, name: "second" }]);
@@ -474,7 +512,10 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       const form = new FormData();
       form.set("note", "a note");
       form.set("file", new File([new Uint8Array(MIB)], "zeros.bin"));
-      const response = await fetch(`http://127.0.0.1:${service.port}/upload`, { method: "POST", body: form });
+      const response = await fetch(`http://127.0.0.1:${service.port}/upload`, {
+        method: "POST",
+        body: form,
+      });
       assert.deepEqual(await response.json(), { name: "zeros.bin", size: MIB, note: "a note" });
     });
 
@@ -493,20 +534,41 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       test(`reads a body after an await, and by the stream that it answers with, sent ${how}`, async () => {
         const body = new Uint8Array(MIB);
         const headers: Env = how === "in chunks" ? { "Transfer-Encoding": "chunked" } : {};
-        assert.deepEqual(JSON.parse(`${(await send(service.port, "/late", body, headers)).body}`), { size: MIB });
-        assert.match(`${(await send(service.port, "/streamed", body, headers)).body}`, /^\.+\n1048576$/);
+        assert.deepEqual(JSON.parse(`${(await send(service.port, "/late", body, headers)).body}`), {
+          size: MIB,
+        });
+        assert.match(
+          `${(await send(service.port, "/streamed", body, headers)).body}`,
+          /^\.+\n1048576$/,
+        );
       });
     }
 
     test("answers a route that ignores its body, and what follows on the connection", async () => {
-      assert.equal(`${(await send(service.port, "/ignored", new Uint8Array(MIB))).body}`, "ignored");
-      const { received } = await talk(service.port, post("/ignored", 5, "12345") + get("/greeting"));
-      assert.deepEqual(split(received).responses.map(({ body }) => body), ["ignored", "a variable of its own"]);
+      assert.equal(
+        `${(await send(service.port, "/ignored", new Uint8Array(MIB))).body}`,
+        "ignored",
+      );
+      const { received } = await talk(
+        service.port,
+        post("/ignored", 5, "12345") + get("/greeting"),
+      );
+      assert.deepEqual(split(received).responses.map(({ body }) => body), [
+        "ignored",
+        "a variable of its own",
+      ]);
     });
 
     test("serves a static file, and no file outside the folder", async () => {
       assert.equal((await ask(service.port, get("/static/hello.txt"))).body, "hello from a file\n");
-      for (const path of ["/static/none.txt", "/static/../main.ts", "/static/%2e%2e/main.ts", "/static/..%2fmain.ts"]) {
+      for (
+        const path of [
+          "/static/none.txt",
+          "/static/../main.ts",
+          "/static/%2e%2e/main.ts",
+          "/static/..%2fmain.ts",
+        ]
+      ) {
         const { status, body } = await ask(service.port, get(path));
         assert.notEqual(status, 200, path);
         assert.doesNotMatch(body, /addRoutes/);
@@ -519,7 +581,10 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
     });
 
     test("sets a variable before the route and a header after it", async () => {
-      const { head, body } = await ask(service.port, get("/user").replace("\r\n\r\n", "\r\nX-User: ada\r\n\r\n"));
+      const { head, body } = await ask(
+        service.port,
+        get("/user").replace("\r\n\r\n", "\r\nX-User: ada\r\n\r\n"),
+      );
       assert.equal(body, "ada");
       assert.match(head, /^x-service: yes\r$/im);
       assert.match((await ask(service.port, get("/throws"))).head, /^x-service: yes\r$/im);
@@ -540,7 +605,10 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
 
     test("answers with what fetch() gave", async () => {
       // Of another server, and of its own: in a container there is no other.
-      const { status, head, body } = await ask(service.port, get(isImage ? "/proxy/cookies" : "/proxy/whole"));
+      const { status, head, body } = await ask(
+        service.port,
+        get(isImage ? "/proxy/cookies" : "/proxy/whole"),
+      );
       assert.deepEqual([status, body], isImage ? [200, "baked"] : [203, "u".repeat(MIB)]);
       assert.match(head, /^set-cookie: first=1.*\r\n(.*\r\n)*?set-cookie: second=2.*\r$/im);
     });
@@ -551,7 +619,10 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
     });
 
     test("imports values from main.ts into a second file", async () => {
-      assert.equal(JSON.parse((await ask(service.port, get("/settings"))).body).shutdownTimeoutMs, 8000);
+      assert.equal(
+        JSON.parse((await ask(service.port, get("/settings"))).body).shutdownTimeoutMs,
+        8000,
+      );
     });
 
     test("is ready while its database answers", async () => {
@@ -561,7 +632,12 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
     });
 
     test("answers HTTP/1.0 without Host", async () => {
-      for (const [path, status] of [["/readyz", 200], ["/healthz", 200], ["/greeting", 200], ["/nope", 404]] as const) {
+      for (
+        const [path, status] of [["/readyz", 200], ["/healthz", 200], ["/greeting", 200], [
+          "/nope",
+          404,
+        ]] as const
+      ) {
         assert.equal((await ask(service.port, get(path, "1.0"))).status, status, path);
       }
     });
@@ -569,7 +645,10 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
     test("answers a route that throws with a generic 500, and logs it in one line with its place", async () => {
       const { status, body } = await ask(service.port, get("/throws?token=SECRET"));
       assert.deepEqual([status, body], [500, '{"error":"Internal Server Error"}']);
-      const logged = await until(service, () => entries(service.stderr).find(({ path }) => path === "/throws"));
+      const logged = await until(
+        service,
+        () => entries(service.stderr).find(({ path }) => path === "/throws"),
+      );
       assert.deepEqual([logged.method, logged.error], ["GET", "Error: SECRET of the route"]);
       assert.match(`${logged.stack}`, isImage ? /at .*:\d+:\d+/ : /at .*service\.ts:\d+:\d+/);
     });
@@ -580,7 +659,10 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       const area = await ask(service.port, get("/area/throws"));
       assert.deepEqual([area.status, area.body], [500, "the area's own handler"]);
       await until(service, () => lines("/area/throws")[0] && lines("/teapot")[0]);
-      assert.deepEqual(entries(service.stderr).filter(({ path }) => /teapot|area/.test(`${path}`)), []);
+      assert.deepEqual(
+        entries(service.stderr).filter(({ path }) => /teapot|area/.test(`${path}`)),
+        [],
+      );
     });
 
     test("answers what no route takes with 404", async () => {
@@ -609,12 +691,21 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       await echo.until(/\r\n\r\n/);
       echo.socket.destroy();
       const count = lines("/echo").length;
-      assert.equal((await until(service, () => lines("/echo")[count])).incomplete, isNode ? true : undefined);
-      assert.deepEqual(entries(service.stderr).filter(({ path }) => path === "/events" || path === "/echo"), []);
+      assert.equal(
+        (await until(service, () => lines("/echo")[count])).incomplete,
+        isNode ? true : undefined,
+      );
+      assert.deepEqual(
+        entries(service.stderr).filter(({ path }) => path === "/events" || path === "/echo"),
+        [],
+      );
       const early = new Client(service.port).get("/slow?ms=200");
       await ask(service.port, get("/greeting"));
       early.socket.destroy();
-      assert.equal((await until(service, () => lines("/slow")[0])).incomplete, isNode ? true : undefined);
+      assert.equal(
+        (await until(service, () => lines("/slow")[0])).incomplete,
+        isNode ? true : undefined,
+      );
     });
 
     test("tells an event stream that its client has left", async () => {
@@ -622,7 +713,10 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       await client.until(/event: hello/);
       assert.equal((await ask(service.port, get("/open"))).body, "1");
       client.socket.destroy();
-      for (const startMs = performance.now(); (await ask(service.port, get("/open"))).body !== "0";) {
+      for (
+        const startMs = performance.now();
+        (await ask(service.port, get("/open"))).body !== "0";
+      ) {
         assert.ok(performance.now() - startMs < PROMPT_MS);
       }
     });
@@ -652,7 +746,9 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       const file = form(`Content-Disposition: form-data; name="file"; filename="f"\r\n\r\n${half}`);
       const end = `--${"b".repeat(30)}--\r\n`;
       const upload = new Client(service.port).send(
-        `POST /upload HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=${"b".repeat(30)}\r\n` +
+        `POST /upload HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=${
+          "b".repeat(30)
+        }\r\n` +
           `Content-Length: ${file.length + end.length}\r\n\r\n${file}`,
       );
       await clients[1].until(/\r\n\r\n/); // the echo has begun
@@ -697,8 +793,13 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
 
   test("open WebSockets are closed with 1001, and hold up nothing", async () => {
     await inService({}, async (service) => {
-      const sockets = Array.from({ length: 3 }, () => new WebSocket(`ws://127.0.0.1:${service.port}/ws`));
-      for (const socket of sockets) if (socket.readyState !== WebSocket.OPEN) await once(socket, "open");
+      const sockets = Array.from(
+        { length: 3 },
+        () => new WebSocket(`ws://127.0.0.1:${service.port}/ws`),
+      );
+      for (const socket of sockets) {
+        if (socket.readyState !== WebSocket.OPEN) await once(socket, "open");
+      }
       const closes = sockets.map((socket) => once(socket, "close"));
       const { code, ms } = await stop(service);
       assert.equal(code, 0);
@@ -706,7 +807,11 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       for (const close of closes) assert.equal((await close)[0], 1001);
       assert.match(service.stdout, /^Draining, requests in flight: 0$/m);
       assert.equal(service.stderr.replace(/^No SQLite.*\n/, ""), "");
-      assert.equal(entries(service.stdout).filter(({ path, status }) => path === "/ws" && status === 101).length, 3);
+      assert.equal(
+        entries(service.stdout).filter(({ path, status }) => path === "/ws" && status === 101)
+          .length,
+        3,
+      );
     });
   });
 
@@ -714,36 +819,41 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
     test(`every row that was acknowledged is there after ${end}`, { skip: noRows }, async () => {
       const data = { SERVICE_DATA: newData() };
       const acknowledged: string[] = [];
-      await inService({ ...data, DRAIN_DELAY_MS: end === "a second signal" ? "60000" : "0" }, async (service) => {
-        let isOver = false;
-        const write = async (writer: number) => {
-          for (let count = 0; !isOver; count++) {
-            const name = `${writer}-${count}`;
-            const { status } = await postItem(service.port, name).catch(() => ({ status: 0 }));
-            if (status === 201) acknowledged.push(name);
-            else isOver = true;
+      await inService(
+        { ...data, DRAIN_DELAY_MS: end === "a second signal" ? "60000" : "0" },
+        async (service) => {
+          let isOver = false;
+          const write = async (writer: number) => {
+            for (let count = 0; !isOver; count++) {
+              const name = `${writer}-${count}`;
+              const { status } = await postItem(service.port, name).catch(() => ({ status: 0 }));
+              if (status === 201) acknowledged.push(name);
+              else isOver = true;
+            }
+          };
+          const writers = [write(1), write(2), write(3)];
+          while (acknowledged.length < 30) await sleep(10);
+          if (end === "a second signal") {
+            await drain(service);
+            await sleep(600);
           }
-        };
-        const writers = [write(1), write(2), write(3)];
-        while (acknowledged.length < 30) await sleep(10);
-        if (end === "a second signal") {
-          await drain(service);
-          await sleep(600);
-        }
-        assert.equal(
-          (await stop(service, end === "a SIGKILL" ? "SIGKILL" : "SIGTERM")).code,
-          {
-            "a stop": 0,
-            "a second signal": 1,
-            "a SIGKILL": null,
-          }[end],
-        );
-        isOver = true;
-        await Promise.all(writers);
-      });
+          assert.equal(
+            (await stop(service, end === "a SIGKILL" ? "SIGKILL" : "SIGTERM")).code,
+            {
+              "a stop": 0,
+              "a second signal": 1,
+              "a SIGKILL": null,
+            }[end],
+          );
+          isOver = true;
+          await Promise.all(writers);
+        },
+      );
       await inService(data, async (service) => {
         const names = new Set(
-          JSON.parse((await ask(service.port, get("/items"))).body).map((item: { name: string }) => item.name),
+          JSON.parse((await ask(service.port, get("/items"))).body).map((item: { name: string }) =>
+            item.name
+          ),
         );
         assert.deepEqual(acknowledged.filter((name) => !names.has(name)), []);
       });
@@ -793,7 +903,8 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
    * Deno ends the connection of HTTP/1.0 as it ends a complete response. It answers a locked stream with a 500 of its
    * own, and a text whose stream is locked with the text.
    */
-  const isBeyondUs = (path: string, version: string) => !isNode && (version === "1.0" || path.startsWith("/locked"));
+  const isBeyondUs = (path: string, version: string) =>
+    !isNode && (version === "1.0" || path.startsWith("/locked"));
 
   for (const when of ["", " while draining"]) {
     test(`a route that fails, or answers with what is no response, gets no complete answer but a 500${when}`, async (t) => {
@@ -810,15 +921,23 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
           }
           if (isNode || refused.includes(path)) {
             // One line tells of the request: on standard error, with what failed.
-            const line = await until(service, () => entries(service.stderr).find((entry) => entry.path === path));
+            const line = await until(
+              service,
+              () => entries(service.stderr).find((entry) => entry.path === path),
+            );
             assert.equal(line.incomplete, isComplete ? undefined : true);
             assert.ok(line.error, "the line has no error");
             assert.deepEqual(entries(service.stdout).filter((entry) => entry.path === path), []);
             if (isNode) assertOnlyEntries(service.stderr);
           } else {
             // The runtime tells of the failure by itself, and not whether the response arrived.
-            if (path !== "/proxied" && !path.startsWith("/locked")) await until(service, () => service.stderr !== "");
-            await until(service, () => entries(service.stdout + service.stderr).find((entry) => entry.path === path));
+            if (path !== "/proxied" && !path.startsWith("/locked")) {
+              await until(service, () => service.stderr !== "");
+            }
+            await until(
+              service,
+              () => entries(service.stdout + service.stderr).find((entry) => entry.path === path),
+            );
           }
         };
         for (const path of paths) {
@@ -894,7 +1013,11 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
 
   test("an idle connection gets one more answer while requests are in flight, then all are closed", async () => {
     await inWrong({}, async (service) => {
-      const idle = [new Client(service.port), new Client(service.port).get("/"), new Client(service.port).get("/")];
+      const idle = [
+        new Client(service.port),
+        new Client(service.port).get("/"),
+        new Client(service.port).get("/"),
+      ];
       for (const client of idle.slice(1)) await client.until(/ok$/);
       const slow = new Client(service.port).get("/slow/1500");
       await until(service, () => /^ran$/m.exec(service.stdout));
@@ -1004,7 +1127,10 @@ function survivesWhatIsWrong(runtime: Runtime, isNode: boolean) {
       assert.equal(code, 1);
       assert.ok(ms >= 1400 && ms < 2500, `${ms} ms`);
       assertOnlyEntries(service.stderr);
-      assert.match(`${entries(service.stderr)[0].error}`, /^Error: close\(\) took more than 1[45]\d\d ms$/);
+      assert.match(
+        `${entries(service.stderr)[0].error}`,
+        /^Error: close\(\) took more than 1[45]\d\d ms$/,
+      );
     });
   });
 

@@ -24,9 +24,9 @@ import {
   TARGETS,
   until,
   withContainer,
-} from "./engine.ts";
-import { isInitOf } from "../main.ts";
-import { ROOT, run, withRoutesOf } from "./harness.ts";
+} from "../support/engine.ts";
+import { isInitOf } from "../../main.ts";
+import { ROOT, run, withRoutesOf } from "../support/harness.ts";
 
 const ROUTES = `
 app.get("/wedge", () => { for (;;); });
@@ -38,7 +38,14 @@ app.get("/crash", () => { setTimeout(() => { throw new Error("a crash of the use
 app.get("/memory", () => { for (const held = [];;) held.push(new Uint8Array(1 << 20).fill(1)); });
 `;
 /** A probe every second that fails after half of one, so that a streak of HEAL_AFTER_MS is full in seconds. */
-const FAST = ["--health-interval", "1s", "--env", "PING_TIMEOUT_MS=500", "--publish", "127.0.0.1::8080"];
+const FAST = [
+  "--health-interval",
+  "1s",
+  "--env",
+  "PING_TIMEOUT_MS=500",
+  "--publish",
+  "127.0.0.1::8080",
+];
 const HEAL_AFTER_MS = 4000;
 const HEALING = [...FAST, "--env", `HEAL_AFTER_MS=${HEAL_AFTER_MS}`];
 
@@ -54,10 +61,16 @@ after(async () => {
 
 /** Asks a route whose answer may never come. */
 const ask = async (container: string, path: string) =>
-  await fetch(`http://127.0.0.1:${await published(container)}${path}`).then((r) => r.text(), String);
+  await fetch(`http://127.0.0.1:${await published(container)}${path}`).then(
+    (r) => r.text(),
+    String,
+  );
 
 /** Listens to what Docker tells of a container, for it keeps but 256 events: health, ends with exit codes, starts. */
-async function withEvents(container: string, body: (told: { ms: number; what: string }[]) => Promise<void>) {
+async function withEvents(
+  container: string,
+  body: (told: { ms: number; what: string }[]) => Promise<void>,
+) {
   const told: { ms: number; what: string }[] = [];
   const filters = [`container=${container}`, "event=health_status", "event=die", "event=start"];
   const listener = spawn("docker", [
@@ -85,11 +98,16 @@ async function heals(t: TestContext, container: string, name: string, wedge: () 
     await new Promise((resolve) => setTimeout(resolve, 1000)); // the listener connects
     const wedgedMs = Date.now();
     void wedge();
-    await until(() => Promise.resolve(told.at(-1)?.what === "healthy" && told.length >= 4), "healed container");
+    await until(
+      () => Promise.resolve(told.at(-1)?.what === "healthy" && told.length >= 4),
+      "healed container",
+    );
     assert.deepEqual(told.map(({ what }) => what), ["unhealthy", "die 142", "start", "healthy"]);
     say(
       t,
-      `${name}: ${told.map(({ ms, what }) => `${what} ${((ms - wedgedMs) / 1000).toFixed(1)} s`)} after the wedge`,
+      `${name}: ${
+        told.map(({ ms, what }) => `${what} ${((ms - wedgedMs) / 1000).toFixed(1)} s`)
+      } after the wedge`,
     );
     // No loop: nothing ends it again.
     await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 2000));
@@ -98,7 +116,8 @@ async function heals(t: TestContext, container: string, name: string, wedge: () 
   });
 }
 
-const outputs = async (container: string) => (await inspect(container)).Health.Log.map(({ Output }) => Output);
+const outputs = async (container: string) =>
+  (await inspect(container)).Health.Log.map(({ Output }) => Output);
 
 /** So many containers at a time, for each that is wedged takes a core. */
 const CONTAINERS_AT_ONCE = 3;
@@ -116,9 +135,13 @@ for (const target of TARGETS) {
         );
       }],
       ["a runtime stopped from inside is ended under on-failure", async (t) => {
-        await withContainer(target, [...HEALING, "--restart", "on-failure:3"], async (container) => {
-          await heals(t, container, "SIGSTOP", () => signalRuntime(container, target, "SIGSTOP"));
-        });
+        await withContainer(
+          target,
+          [...HEALING, "--restart", "on-failure:3"],
+          async (container) => {
+            await heals(t, container, "SIGSTOP", () => signalRuntime(container, target, "SIGSTOP"));
+          },
+        );
       }],
       ["without a policy it stays ended, with exit code 142, and says why", async () => {
         await withContainer(target, HEALING, async (container) => {
@@ -126,8 +149,13 @@ for (const target of TARGETS) {
           void ask(container, "/wedge");
           await until(async () => (await inspect(container)).Status === "exited", "end");
           assert.equal((await inspect(container)).ExitCode, 142);
-          const notes = (await outputs(container)).map((text) => /; (\w+)/.exec(text)?.[1]).filter(Boolean);
-          assert.ok(notes.length >= 3 && notes.every((note) => note === "noted" || note === "ended"), notes.join());
+          const notes = (await outputs(container)).map((text) => /; (\w+)/.exec(text)?.[1]).filter(
+            Boolean,
+          );
+          assert.ok(
+            notes.length >= 3 && notes.every((note) => note === "noted" || note === "ended"),
+            notes.join(),
+          );
         });
       }],
       ["not asked for, it is left alone", async () => {
@@ -140,39 +168,71 @@ for (const target of TARGETS) {
           for (const text of await outputs(container)) assert.doesNotMatch(text, /;/);
         });
       }],
-      ["hiccups shorter than the time, and one across a pause longer than it, are left alone", async () => {
-        await withContainer(target, [...HEALING, "--restart", "unless-stopped"], async (container) => {
-          await health(container, "healthy");
-          for (let hiccup = 0; hiccup < 2; hiccup++) {
-            assert.equal(await ask(container, "/block/2500"), "back");
-            await until(async () => (await outputs(container)).at(-1)!.startsWith("healthy"), "healthy probe");
-          }
-          const blocked = ask(container, "/block/5000");
-          await until(async () => (await outputs(container)).at(-1)!.includes("noted: "), "noted failure");
-          await docker(["pause", container]);
-          await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 1000));
-          await docker(["unpause", container]);
-          assert.equal(await blocked, "back");
-          await health(container, "healthy");
-          assert.equal(await docker(["inspect", "--format", "{{.RestartCount}}", container]), "0");
-        });
-      }],
+      [
+        "hiccups shorter than the time, and one across a pause longer than it, are left alone",
+        async () => {
+          await withContainer(
+            target,
+            [...HEALING, "--restart", "unless-stopped"],
+            async (container) => {
+              await health(container, "healthy");
+              for (let hiccup = 0; hiccup < 2; hiccup++) {
+                assert.equal(await ask(container, "/block/2500"), "back");
+                await until(
+                  async () => (await outputs(container)).at(-1)!.startsWith("healthy"),
+                  "healthy probe",
+                );
+              }
+              const blocked = ask(container, "/block/5000");
+              await until(
+                async () => (await outputs(container)).at(-1)!.includes("noted: "),
+                "noted failure",
+              );
+              await docker(["pause", container]);
+              await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 1000));
+              await docker(["unpause", container]);
+              assert.equal(await blocked, "back");
+              await health(container, "healthy");
+              assert.equal(
+                await docker(["inspect", "--format", "{{.RestartCount}}", container]),
+                "0",
+              );
+            },
+          );
+        },
+      ],
       ["a service that never becomes healthy is not ended, and the probe says so", async () => {
         await withContainer(target, [...HEALING, "--env", "HOST=::1"], async (container) => {
           await signalRuntime(container, target, "SIGSTOP");
           await health(container, "unhealthy");
           await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 2000));
           assert.equal((await inspect(container)).Status, "running");
-          assert.match((await outputs(container)).at(-1)!, /; not counted: (never healthy|nothing listens)\n$/);
+          assert.match(
+            (await outputs(container)).at(-1)!,
+            /; not counted: (never healthy|nothing listens)\n$/,
+          );
         });
       }],
       ["a drain longer than the time loses nothing", async () => {
         const { port, flags } = await onHostNetwork();
-        const timing = ["--health-interval", "1s", "--env", "PING_TIMEOUT_MS=500", "--stop-timeout", "30"];
-        const settings = ["--env", `HEAL_AFTER_MS=${HEAL_AFTER_MS}`, "--env", "SHUTDOWN_TIMEOUT_MS=20000"];
+        const timing = [
+          "--health-interval",
+          "1s",
+          "--env",
+          "PING_TIMEOUT_MS=500",
+          "--stop-timeout",
+          "30",
+        ];
+        const settings = [
+          "--env",
+          `HEAL_AFTER_MS=${HEAL_AFTER_MS}`,
+          "--env",
+          "SHUTDOWN_TIMEOUT_MS=20000",
+        ];
         await withContainer(target, [...flags, ...timing, ...settings], async (container) => {
           await health(container, "healthy");
-          const get = (path: string) => fetch(`http://127.0.0.1:${port}${path}`).then((r) => r.text(), String);
+          const get = (path: string) =>
+            fetch(`http://127.0.0.1:${port}${path}`).then((r) => r.text(), String);
           const slow = get(`/slow/${HEAL_AFTER_MS + 4000}`);
           await until(async () => await get("/started") === "1", "request in flight");
           await docker(["stop", container]);
@@ -180,26 +240,41 @@ for (const target of TARGETS) {
           assert.equal((await inspect(container)).ExitCode, 0);
         });
       }],
-      ["without /dev/shm, or with a folder in the file's place, only the healing is lost", async () => {
-        for (const flags of [["--ipc", "none"], ["--tmpfs", "/dev/shm/heartbeat-streak"]]) {
-          await withContainer(target, [...HEALING, ...flags], async (container) => {
-            const { Health } = await health(container, "healthy");
-            assert.match(Health.Log.at(-1)!.Output, /^healthy: [^;]+; cannot note: "[ -~]+"\n$/);
-            void ask(container, "/wedge");
-            await health(container, "unhealthy");
-            assert.equal((await inspect(container)).Status, "running");
-          });
-        }
-      }],
+      [
+        "without /dev/shm, or with a folder in the file's place, only the healing is lost",
+        async () => {
+          for (const flags of [["--ipc", "none"], ["--tmpfs", "/dev/shm/heartbeat-streak"]]) {
+            await withContainer(target, [...HEALING, ...flags], async (container) => {
+              const { Health } = await health(container, "healthy");
+              assert.match(Health.Log.at(-1)!.Output, /^healthy: [^;]+; cannot note: "[ -~]+"\n$/);
+              void ask(container, "/wedge");
+              await health(container, "unhealthy");
+              assert.equal((await inspect(container)).Status, "running");
+            });
+          }
+        },
+      ],
       ["probes at once end nothing early", async () => {
-        await withContainer(target, [...FAST, "--env", "HEAL_AFTER_MS=60000"], async (container) => {
-          await health(container, "healthy");
-          await signalRuntime(container, target, "SIGSTOP");
-          await until(async () => (await outputs(container)).at(-1)!.includes("noted: 1 failures"), "streak");
-          const probe = await probeCommand(target);
-          await Promise.all(Array.from({ length: 5 }, () => docker(["exec", container, ...probe]).catch(() => {})));
-          assert.equal((await inspect(container)).Status, "running");
-        });
+        await withContainer(
+          target,
+          [...FAST, "--env", "HEAL_AFTER_MS=60000"],
+          async (container) => {
+            await health(container, "healthy");
+            await signalRuntime(container, target, "SIGSTOP");
+            await until(
+              async () => (await outputs(container)).at(-1)!.includes("noted: 1 failures"),
+              "streak",
+            );
+            const probe = await probeCommand(target);
+            await Promise.all(
+              Array.from(
+                { length: 5 },
+                () => docker(["exec", container, ...probe]).catch(() => {}),
+              ),
+            );
+            assert.equal((await inspect(container)).Status, "running");
+          },
+        );
       }],
       ["another process 1 is left alone: of the host, of a second instance", async () => {
         await withContainer(target, [...HEALING, "--restart", "unless-stopped"], async (other) => {
@@ -210,7 +285,9 @@ for (const target of TARGETS) {
               void ask(container, "/wedge");
               await until(
                 async () =>
-                  (await outputs(container)).at(-1)!.includes("; refused: process 1 is not this container's init"),
+                  (await outputs(container)).at(-1)!.includes(
+                    "; refused: process 1 is not this container's init",
+                  ),
                 "refusal",
               );
               await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 1000));
@@ -222,21 +299,31 @@ for (const target of TARGETS) {
         });
       }],
       ["under docker run --init it works the same", async (t) => {
-        await withContainer(target, [...HEALING, "--init", "--restart", "unless-stopped"], async (container) => {
-          await heals(t, container, "--init", () => ask(container, "/wedge"));
-        });
+        await withContainer(
+          target,
+          [...HEALING, "--init", "--restart", "unless-stopped"],
+          async (container) => {
+            await heals(t, container, "--init", () => ask(container, "/wedge"));
+          },
+        );
       }],
       ["ends of other kinds keep their exit codes, and zombies are reaped", async () => {
         const ends: [number, (container: string) => Promise<unknown>, string[]][] = [
           [1, (container) => ask(container, "/crash"), []],
           [137, (container) => docker(["kill", container]), []],
-          [137, (container) => Promise.resolve(void ask(container, "/memory")), ["--memory", "96m"]],
+          [137, (container) => Promise.resolve(void ask(container, "/memory")), [
+            "--memory",
+            "96m",
+          ]],
         ];
         for (const [code, end, flags] of ends) {
           await withContainer(target, [...HEALING, ...flags], async (container) => {
             await health(container, "healthy");
             await end(container);
-            await until(async () => (await inspect(container)).Status === "exited", `end with ${code}`);
+            await until(
+              async () => (await inspect(container)).Status === "exited",
+              `end with ${code}`,
+            );
             assert.equal((await inspect(container)).ExitCode, code);
           });
         }
@@ -245,10 +332,19 @@ for (const target of TARGETS) {
           assert.equal(Health.Log.length > 0, true);
           // A child whose parent is gone becomes the init's.
           const orphan = target === "deno"
-            ? ["/bin/deno", "eval", `new Deno.Command("/bin/deno", { args: ["eval", ""] }).spawn(); Deno.exit()`]
-            : ["/bin/node", "-e", `child_process.spawn("/bin/node", ["-e", ""], { detached: true }).unref()`];
+            ? [
+              "/bin/deno",
+              "eval",
+              `new Deno.Command("/bin/deno", { args: ["eval", ""] }).spawn(); Deno.exit()`,
+            ]
+            : [
+              "/bin/node",
+              "-e",
+              `child_process.spawn("/bin/node", ["-e", ""], { detached: true }).unref()`,
+            ];
           await docker(["exec", container, ...orphan]);
-          const titles = async () => (await docker(["top", container, "-o", "pid,stat"])).split("\n").slice(1);
+          const titles = async () =>
+            (await docker(["top", container, "-o", "pid,stat"])).split("\n").slice(1);
           await until(async () => (await titles()).length === 2, "reaped child");
           assert.ok((await titles()).every((title) => !title.includes("Z")));
         });
@@ -272,12 +368,23 @@ for (const target of TARGETS) {
   });
 }
 
-test("with the image's own timing: unhealthy and its event first, then the end", { skip }, async (t) => {
-  const flags = ["--publish", "127.0.0.1::8080", "--env", "HEAL_AFTER_MS=30000", "--restart", "unless-stopped"];
-  await withContainer("deno", flags, async (container) => {
-    await heals(t, container, "the image's own timing", () => ask(container, "/wedge"));
-  });
-});
+test(
+  "with the image's own timing: unhealthy and its event first, then the end",
+  { skip },
+  async (t) => {
+    const flags = [
+      "--publish",
+      "127.0.0.1::8080",
+      "--env",
+      "HEAL_AFTER_MS=30000",
+      "--restart",
+      "unless-stopped",
+    ];
+    await withContainer("deno", flags, async (container) => {
+      await heals(t, container, "the image's own timing", () => ask(container, "/wedge"));
+    });
+  },
+);
 
 test("isInitOf() takes an init that runs the program, also behind an emulator, and nothing else", () => {
   const program = "/app/main.js";
