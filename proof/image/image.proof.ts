@@ -26,10 +26,9 @@ import {
   signalRuntime,
   skip,
   TARGETS,
-  until,
   withContainer,
 } from "../support/engine.ts";
-import { launch, ROOT, until as untilPrinted, withRoutesOf } from "../support/harness.ts";
+import { launch, ROOT, until, untilPrinted, withRoutesOf } from "../support/harness.ts";
 
 const ROUTES = `
 app.get("/block", () => { for (const end = Date.now() + 12_000; Date.now() < end;); return new Response("unblocked"); });

@@ -22,9 +22,8 @@ import {
   skip,
   type Target,
   TARGETS,
-  until,
 } from "../support/engine.ts";
-import { freePort, ROOT, withRoutesOf } from "../support/harness.ts";
+import { freePort, ROOT, until, withRoutesOf } from "../support/harness.ts";
 
 /** A stack for each target: a swarm that was just left may still hold the networks of a name. */
 const stackOf = (target: Target) => `${NAME}-${target}`;

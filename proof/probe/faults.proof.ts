@@ -19,7 +19,7 @@ import {
   settings,
   STACK,
   TEST_TIMEOUT_MS,
-  until,
+  untilPrinted,
   withFake,
   withRoutes,
   withService,
@@ -152,7 +152,7 @@ const CASES: Case[] = [
         },
       );
       try {
-        await until(loading, () => loading.stdout);
+        await untilPrinted(loading, () => loading.stdout);
         for (let asked = 0; asked < PROBES; asked++) {
           const startMs = performance.now();
           await healthy(service.port);
@@ -186,7 +186,7 @@ const CASES: Case[] = [
     for (const DRAIN_DELAY_MS of ["0", "300"]) {
       await withService({ DRAIN_DELAY_MS }, async (service) => {
         const loaded = load(service.port, 64, 0, 1);
-        await until(service, () => service.stdout.length > 100_000);
+        await untilPrinted(service, () => service.stdout.length > 100_000);
         service.kill("SIGTERM");
         assert.equal(await service.exit, 0, service.stderr);
         const { answered } = await loaded;
@@ -210,7 +210,7 @@ const CASES: Case[] = [
       for (const second of signals) {
         await withService({ DRAIN_DELAY_MS: "60000" }, async (service) => {
           service.kill(first);
-          await until(service, () => /^Draining/m.exec(service.stdout));
+          await untilPrinted(service, () => /^Draining/m.exec(service.stdout));
           await cut(service, second);
         }, { runtime });
       }

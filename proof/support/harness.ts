@@ -254,7 +254,7 @@ export async function withService(
   const variables = { PORT: "0", HOST: "127.0.0.1", ...env };
   const program = launch([...runtime.options, file], variables, start);
   try {
-    const listening = () => /Listening on http:\/\/.+:(\d+)\n/.exec(program.stdout)?.[1];
+    const listening = () => /Listening on http:\/\/\S+:(\d+)\b.*\n/.exec(program.stdout)?.[1];
     const port = Number(await untilPrinted(program, listening));
     const ping = (more: Env = {}) =>
       run(["--ping"], { ...variables, PORT: `${port}`, ...more }, { runtime });
