@@ -117,6 +117,7 @@ onEveryRuntime(({ isNode, inRoutes }) => {
         setTimeout(() => service.child.stdout!.resume(), pauseMs);
         service.kill("SIGTERM");
         assert.equal(await service.exit, 0);
+        await client.ended;
         const lines = entries(service.stdout).filter(({ path }) => path === "/").length;
         assert.equal(lines, isNode ? count : answered);
       });

@@ -41,7 +41,7 @@ onEverySubject(({ isNode, inService }) => {
 
   test("the log calls an answer whose client left before it incomplete", async () => {
     await inService({}, async (service) => {
-      const early = new Client(service.port).get("/slow?ms=200");
+      const early = new Client(service.port).get("/slow?ms=1000");
       await ask(service.port, get("/greeting"));
       early.socket.destroy();
       assert.equal((await lineOf(service, "/slow")).incomplete, incomplete);

@@ -89,13 +89,16 @@ export function denoPath(): string {
   ).trim();
 }
 
+/** tsx on the Node.js that runs the tests. */
+export const TSX: Runtime = { name: "tsx", path: process.execPath, options: TSX_OPTIONS };
+
 /**
  * Each runtime that main.ts is for: tsx on this Node.js, Node.js by itself (BENCH_NODE names one
  * that can) and Deno.
  */
 export function allRuntimes(): Runtime[] {
   const runtimes = [
-    { name: "tsx", path: process.execPath, options: TSX_OPTIONS },
+    TSX,
     { name: "Deno", path: denoPath(), options: DENO_OPTIONS },
   ];
   const path = process.env.BENCH_NODE;

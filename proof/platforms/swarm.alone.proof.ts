@@ -3,7 +3,7 @@
  * IPVS in the kernel; without it they ask inside the stack's network, and the test says so. Without a Docker engine it
  * skips, and says so; in CI that is a failure.
  *
- *     node --import tsx --test proof/platforms/swarm.proof.ts
+ *     node --import tsx --test proof/platforms/swarm.alone.proof.ts
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
