@@ -1,4 +1,4 @@
-/** The command --ping: of servers that answer wrongly, of none, many at once, whatever its output. */
+/** The command --ping: wrong servers, none, many probes at once, a closed output. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {

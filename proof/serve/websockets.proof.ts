@@ -87,7 +87,7 @@ describe("an upgrade that is no WebSocket", () =>
       });
     });
 
-    test("whose client resets, whole or half, ends neither the service nor WebSockets", async () => {
+    test("whose client resets, whole or half, harms neither service nor WebSockets", async () => {
       await inRoutes({}, ROUTES, async (service) => {
         const { port } = service;
         const webSocket = "Connection: Upgrade\r\nUpgrade: websocket\r\n";

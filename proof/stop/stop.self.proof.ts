@@ -33,7 +33,7 @@ app.get("/release", (c) => { release(); return c.text("ok"); });
 app.get("/elsewhere", () => Response.redirect("http://test/"));
 app.get("/large", () => new Response(new Uint8Array(20_000_000)));`;
 
-test("told to stop, it is unready at once, alive still, and closes connections as it answers", async () => {
+test("told to stop, it is unready at once, still alive, and answers with close", async () => {
   await withRoutes({ DRAIN_DELAY_MS: "60000" }, SLOW, async (service) => {
     const { port, kill, ping } = service;
     const slow = new Client(port).get("/slow");
@@ -126,7 +126,7 @@ test("at the deadline it cuts what is left, says how many, and exits 1", async (
   });
 });
 
-test("a second signal ends it, whichever it is, unless it comes within 500 ms of the first", async () => {
+test("a second signal ends it, unless it comes within 500 ms of the first", async () => {
   for (
     const [first, second] of [["SIGTERM", "SIGTERM"], ["SIGINT", "SIGTERM"], [
       "SIGTERM",

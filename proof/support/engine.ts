@@ -85,7 +85,8 @@ export async function removeImages() {
     `reference=${NAME}`,
   ]);
   if (!images) return;
-  // By name, because another may have the same image. Again, while Swarm still removes its containers.
+  // By name, because another may have the same image.
+  // Again, while Swarm still removes its containers.
   const remove = () =>
     docker(["rmi", "--force", ...images.split("\n")]).then(() => true, () => false);
   await until(remove, "removal of the images");
@@ -126,8 +127,8 @@ export async function withContainer(
 }
 
 /**
- * A port and the flags by which a container serves on it without Docker's proxy, which ends with the
- * container whatever it still has to hand over.
+ * A port and the flags by which a container serves on it without Docker's proxy, which ends with
+ * the container whatever it still has to hand over.
  */
 export async function onHostNetwork(): Promise<{ port: number; flags: string[] }> {
   const port = await freePort();

@@ -69,8 +69,8 @@ export const HOSTILE: string[] = [
 ];
 
 /**
- * Servers that a probe must not take for healthy: what they do with a connection, and what the probe
- * says of it.
+ * Servers that a probe must not take for healthy: what they do with a connection, and what the
+ * probe says of it.
  */
 export const WRONG_ANSWERS: [string, (socket: Socket) => void, RegExp][] = [
   ["nothing, and closes", (socket) => socket.end(), /sent no HTTP response head in 0 bytes: ""$/],

@@ -3,8 +3,8 @@
  * answered.
  *
  * Arguments: the port, how many connections, how many requests in all (0: until nothing listens any
- * more) and how many of them a connection pipelines. A connection that the server closes between two
- * answers is opened again. A first line says when the load is on.
+ * more) and how many of them a connection pipelines. A connection that the server closes between
+ * two answers is opened again. A first line says when the load is on.
  */
 import { connect } from "node:net";
 import process from "node:process";
