@@ -1,13 +1,13 @@
 /**
- * Run by `npm run test:image`: how the images heal themselves on plain Docker, on a real engine. The probe's timing is
- * shortened by flags, with one case at the image's own. What was measured is printed beside the test.
+ * How the images heal themselves on plain Docker, on a real engine. The probe's timing is shortened
+ * by flags, with one case at the image's own. What was measured is printed beside the test.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { after, before, test, type TestContext } from "node:test";
+import { after, before, describe, test, type TestContext } from "node:test";
 import {
   build,
   docker,
@@ -18,6 +18,7 @@ import {
   probeCommand,
   published,
   removeImages,
+  run,
   say,
   signalRuntime,
   skip,
@@ -25,18 +26,32 @@ import {
   withContainer,
 } from "../support/engine.ts";
 import { isInitOf } from "../../main.ts";
-import { ROOT, run, until, withRoutesOf } from "../support/harness.ts";
+import { entries, ROOT, run as runMain, sleep, until, withRoutesOf } from "../support/harness.ts";
 
 const ROUTES = `
 app.get("/wedge", () => { for (;;); });
-app.get("/block/:ms", (c) => { for (const end = Date.now() + Number(c.req.param("ms")); Date.now() < end;); return c.text("back"); });
+app.get("/wait", () => {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+  return new Response();
+});
+app.get("/block/:ms", (c) => {
+  for (const end = Date.now() + Number(c.req.param("ms")); Date.now() < end;);
+  return c.text("back");
+});
 let started = 0;
-app.get("/slow/:ms", async (c) => { started++; await sleep(Number(c.req.param("ms"))); return c.text("whole"); });
+app.get("/slow/:ms", async (c) => {
+  started++;
+  await sleep(Number(c.req.param("ms")));
+  return c.text("whole");
+});
 app.get("/started", (c) => c.text(String(started)));
-app.get("/crash", () => { setTimeout(() => { throw new Error("a crash of the user's own"); }); return new Response(); });
+app.get("/crash", () => {
+  setTimeout(() => { throw new Error("a crash of the user's own"); });
+  return new Response();
+});
 app.get("/memory", () => { for (const held = [];;) held.push(new Uint8Array(1 << 20).fill(1)); });
 `;
-/** A probe every second that fails after half of one, so that a streak of HEAL_AFTER_MS is full in seconds. */
+/** A probe every second that fails after half of one: a streak is full in seconds. */
 const FAST = [
   "--health-interval",
   "1s",
@@ -65,7 +80,7 @@ const ask = async (container: string, path: string) =>
     String,
   );
 
-/** Listens to what Docker tells of a container, for it keeps but 256 events: health, ends with exit codes, starts. */
+/** Listens to health, ends with exit codes and starts, because Docker keeps but 256 events. */
 async function withEvents(
   container: string,
   body: (told: { ms: number; what: string }[]) => Promise<void>,
@@ -90,11 +105,35 @@ async function withEvents(
   }
 }
 
-/** Wedges a healthy container and waits until it was ended and is healthy again; checks what Docker told of it. */
-async function heals(t: TestContext, container: string, name: string, wedge: () => unknown) {
+/** The state of the runtime by proc_pid_stat(5): running, sleeping or stopped. */
+const RUNNING = /^R/;
+const SLEEPING = /^S/;
+const STOPPED = /^T/;
+
+/** The log of the container has one line, which says why there was a restart. */
+async function assertTrace(container: string, state: RegExp) {
+  const { stdout, stderr } = await run("docker", ["logs", container]);
+  const traces = [...entries(stdout), ...entries(stderr)].filter(({ healed }) => healed);
+  assert.equal(traces.length, 1, "not one line tells of the healing");
+  const [trace] = traces;
+  assert.match(`${trace.healed}`, /^unhealthy: [ -~]+; ended the service after \d+ ms$/);
+  assert.match(`${trace.state}`, state);
+  assert.ok(Math.abs(Number(trace.time) - Date.now()) < 200_000);
+}
+
+/**
+ * Wedges a healthy container and waits until it was ended and is healthy again. Checks what Docker
+ * and the log told of it.
+ */
+async function heals(
+  t: TestContext,
+  container: string,
+  state: RegExp,
+  wedge: () => unknown,
+) {
   await health(container, "healthy");
   await withEvents(container, async (told) => {
-    await new Promise((resolve) => setTimeout(resolve, 1000)); // the listener connects
+    await sleep(1000); // the listener connects
     const wedgedMs = Date.now();
     void wedge();
     await until(
@@ -104,12 +143,13 @@ async function heals(t: TestContext, container: string, name: string, wedge: () 
     assert.deepEqual(told.map(({ what }) => what), ["unhealthy", "die 142", "start", "healthy"]);
     say(
       t,
-      `${name}: ${
+      `${t.name}: ${
         told.map(({ ms, what }) => `${what} ${((ms - wedgedMs) / 1000).toFixed(1)} s`)
       } after the wedge`,
     );
+    await assertTrace(container, state);
     // No loop: nothing ends it again.
-    await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 2000));
+    await sleep(HEAL_AFTER_MS + 2000);
     assert.equal(told.length, 4);
     assert.equal((await inspect(container)).Health.Status, "healthy");
   });
@@ -118,238 +158,244 @@ async function heals(t: TestContext, container: string, name: string, wedge: () 
 const outputs = async (container: string) =>
   (await inspect(container)).Health.Log.map(({ Output }) => Output);
 
-/** So many containers at a time, for each that is wedged takes a core. */
+/** So many containers at a time, because each that is wedged takes a core. */
 const CONTAINERS_AT_ONCE = 3;
+const LIMIT = { timeout: 200_000 };
 
 for (const target of TARGETS) {
-  test(`${target}: healing`, { concurrency: CONTAINERS_AT_ONCE, skip }, async (t) => {
-    const cases: [string, (t: TestContext) => Promise<void>][] = [
-      ["an event loop that turns for ever, locked down, is ended and healthy again", async (t) => {
+  describe(`${target}: healing`, { concurrency: CONTAINERS_AT_ONCE, skip }, () => {
+    test(
+      "an event loop that turns for ever, locked down, is ended and healthy again",
+      LIMIT,
+      async (t) => {
         await withContainer(
           target,
           [...HEALING, ...LOCKED, "--restart", "unless-stopped"],
           async (container) => {
-            await heals(t, container, "loop", () => ask(container, "/wedge"));
+            await heals(t, container, RUNNING, () => ask(container, "/wedge"));
           },
         );
-      }],
-      ["a runtime stopped from inside is ended under on-failure", async (t) => {
+      },
+    );
+    test("a runtime stopped from inside is ended under on-failure", LIMIT, async (t) => {
+      await withContainer(
+        target,
+        [...HEALING, "--restart", "on-failure:3"],
+        async (container) => {
+          await heals(t, container, STOPPED, () => signalRuntime(container, target, "SIGSTOP"));
+        },
+      );
+    });
+    test("without a policy it stays ended, with exit code 142, and says why", LIMIT, async () => {
+      await withContainer(target, HEALING, async (container) => {
+        await health(container, "healthy");
+        void ask(container, "/wedge");
+        await until(async () => (await inspect(container)).Status === "exited", "end");
+        assert.equal((await inspect(container)).ExitCode, 142);
+        const all = (await outputs(container)).map((text) => /; (\w+)/.exec(text)?.[1]);
+        const notes = all.filter((note) => note !== undefined);
+        assert.ok(notes.length >= 3, notes.join());
+        for (const note of notes) assert.match(note, /^(noted|ended)$/);
+        await assertTrace(container, RUNNING);
+      });
+    });
+    test("not asked for, it is left alone", LIMIT, async () => {
+      await withContainer(target, FAST, async (container) => {
+        await health(container, "healthy");
+        void ask(container, "/wedge");
+        await health(container, "unhealthy");
+        await sleep(HEAL_AFTER_MS + 4000);
+        assert.equal((await inspect(container)).Status, "running");
+        for (const text of await outputs(container)) assert.doesNotMatch(text, /;/);
+      });
+    });
+    test(
+      "hiccups shorter than the time, and one across a pause longer than it, are left alone",
+      LIMIT,
+      async () => {
         await withContainer(
           target,
-          [...HEALING, "--restart", "on-failure:3"],
+          [...HEALING, "--restart", "unless-stopped"],
           async (container) => {
-            await heals(t, container, "SIGSTOP", () => signalRuntime(container, target, "SIGSTOP"));
+            await health(container, "healthy");
+            for (let hiccup = 0; hiccup < 2; hiccup++) {
+              assert.equal(await ask(container, "/block/2500"), "back");
+              await until(
+                async () => (await outputs(container)).at(-1)!.startsWith("healthy"),
+                "healthy probe",
+              );
+            }
+            const blocked = ask(container, "/block/5000");
+            await until(
+              async () => (await outputs(container)).at(-1)!.includes("noted: "),
+              "noted failure",
+            );
+            await docker(["pause", container]);
+            await sleep(HEAL_AFTER_MS + 1000);
+            await docker(["unpause", container]);
+            assert.equal(await blocked, "back");
+            await health(container, "healthy");
+            assert.equal(
+              await docker(["inspect", "--format", "{{.RestartCount}}", container]),
+              "0",
+            );
           },
         );
-      }],
-      ["without a policy it stays ended, with exit code 142, and says why", async () => {
-        await withContainer(target, HEALING, async (container) => {
-          await health(container, "healthy");
-          void ask(container, "/wedge");
-          await until(async () => (await inspect(container)).Status === "exited", "end");
-          assert.equal((await inspect(container)).ExitCode, 142);
-          const notes = (await outputs(container)).map((text) => /; (\w+)/.exec(text)?.[1]).filter(
-            Boolean,
-          );
-          assert.ok(
-            notes.length >= 3 && notes.every((note) => note === "noted" || note === "ended"),
-            notes.join(),
-          );
-        });
-      }],
-      ["not asked for, it is left alone", async () => {
-        await withContainer(target, FAST, async (container) => {
-          await health(container, "healthy");
-          void ask(container, "/wedge");
-          await health(container, "unhealthy");
-          await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 4000));
-          assert.equal((await inspect(container)).Status, "running");
-          for (const text of await outputs(container)) assert.doesNotMatch(text, /;/);
-        });
-      }],
-      [
-        "hiccups shorter than the time, and one across a pause longer than it, are left alone",
-        async () => {
-          await withContainer(
-            target,
-            [...HEALING, "--restart", "unless-stopped"],
-            async (container) => {
-              await health(container, "healthy");
-              for (let hiccup = 0; hiccup < 2; hiccup++) {
-                assert.equal(await ask(container, "/block/2500"), "back");
-                await until(
-                  async () => (await outputs(container)).at(-1)!.startsWith("healthy"),
-                  "healthy probe",
-                );
-              }
-              const blocked = ask(container, "/block/5000");
-              await until(
-                async () => (await outputs(container)).at(-1)!.includes("noted: "),
-                "noted failure",
-              );
-              await docker(["pause", container]);
-              await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 1000));
-              await docker(["unpause", container]);
-              assert.equal(await blocked, "back");
-              await health(container, "healthy");
-              assert.equal(
-                await docker(["inspect", "--format", "{{.RestartCount}}", container]),
-                "0",
-              );
-            },
-          );
-        },
-      ],
-      ["a service that never becomes healthy is not ended, and the probe says so", async () => {
+      },
+    );
+    test(
+      "a service that never becomes healthy is not ended, and the probe says so",
+      LIMIT,
+      async () => {
         await withContainer(target, [...HEALING, "--env", "HOST=::1"], async (container) => {
           await signalRuntime(container, target, "SIGSTOP");
           await health(container, "unhealthy");
-          await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 2000));
+          await sleep(HEAL_AFTER_MS + 2000);
           assert.equal((await inspect(container)).Status, "running");
           assert.match(
             (await outputs(container)).at(-1)!,
             /; not counted: (never healthy|nothing listens)\n$/,
           );
         });
-      }],
-      ["a drain longer than the time loses nothing", async () => {
-        const { port, flags } = await onHostNetwork();
-        const timing = [
-          "--health-interval",
-          "1s",
-          "--env",
-          "PING_TIMEOUT_MS=500",
-          "--stop-timeout",
-          "30",
-        ];
-        const settings = [
-          "--env",
-          `HEAL_AFTER_MS=${HEAL_AFTER_MS}`,
-          "--env",
-          "SHUTDOWN_TIMEOUT_MS=20000",
-        ];
-        await withContainer(target, [...flags, ...timing, ...settings], async (container) => {
-          await health(container, "healthy");
-          const get = (path: string) =>
-            fetch(`http://127.0.0.1:${port}${path}`).then((r) => r.text(), String);
-          const slow = get(`/slow/${HEAL_AFTER_MS + 4000}`);
-          await until(async () => await get("/started") === "1", "request in flight");
-          await docker(["stop", container]);
-          assert.equal(await slow, "whole");
-          assert.equal((await inspect(container)).ExitCode, 0);
-        });
-      }],
-      [
-        "without /dev/shm, or with a folder in the file's place, only the healing is lost",
-        async () => {
-          for (const flags of [["--ipc", "none"], ["--tmpfs", "/dev/shm/heartbeat-streak"]]) {
-            await withContainer(target, [...HEALING, ...flags], async (container) => {
-              const { Health } = await health(container, "healthy");
-              assert.match(Health.Log.at(-1)!.Output, /^healthy: [^;]+; cannot note: "[ -~]+"\n$/);
-              void ask(container, "/wedge");
-              await health(container, "unhealthy");
-              assert.equal((await inspect(container)).Status, "running");
-            });
-          }
-        },
-      ],
-      ["probes at once end nothing early", async () => {
-        await withContainer(
-          target,
-          [...FAST, "--env", "HEAL_AFTER_MS=60000"],
-          async (container) => {
-            await health(container, "healthy");
-            await signalRuntime(container, target, "SIGSTOP");
-            await until(
-              async () => (await outputs(container)).at(-1)!.includes("noted: 1 failures"),
-              "streak",
-            );
-            const probe = await probeCommand(target);
-            await Promise.all(
-              Array.from(
-                { length: 5 },
-                () => docker(["exec", container, ...probe]).catch(() => {}),
-              ),
-            );
-            assert.equal((await inspect(container)).Status, "running");
-          },
-        );
-      }],
-      ["another process 1 is left alone: of the host, of a second instance", async () => {
-        await withContainer(target, [...HEALING, "--restart", "unless-stopped"], async (other) => {
-          await health(other, "healthy");
-          for (const pid of ["host", `container:${other}`]) {
-            await withContainer(target, [...HEALING, "--pid", pid], async (container) => {
-              await health(container, "healthy");
-              void ask(container, "/wedge");
-              await until(
-                async () =>
-                  (await outputs(container)).at(-1)!.includes(
-                    "; refused: process 1 is not this container's init",
-                  ),
-                "refusal",
-              );
-              await new Promise((resolve) => setTimeout(resolve, HEAL_AFTER_MS + 1000));
-              assert.equal((await inspect(container)).Status, "running");
-              await docker(["kill", container]);
-            });
-          }
-          assert.equal(await docker(["inspect", "--format", "{{.RestartCount}}", other]), "0");
-        });
-      }],
-      ["under docker run --init it works the same", async (t) => {
-        await withContainer(
-          target,
-          [...HEALING, "--init", "--restart", "unless-stopped"],
-          async (container) => {
-            await heals(t, container, "--init", () => ask(container, "/wedge"));
-          },
-        );
-      }],
-      ["ends of other kinds keep their exit codes, and zombies are reaped", async () => {
-        const ends: [number, (container: string) => Promise<unknown>, string[]][] = [
-          [1, (container) => ask(container, "/crash"), []],
-          [137, (container) => docker(["kill", container]), []],
-          [137, (container) => Promise.resolve(void ask(container, "/memory")), [
-            "--memory",
-            "96m",
-          ]],
-        ];
-        for (const [code, end, flags] of ends) {
+      },
+    );
+    test("a drain longer than the time loses nothing", LIMIT, async () => {
+      const { port, flags } = await onHostNetwork();
+      const timing = [
+        "--health-interval",
+        "1s",
+        "--env",
+        "PING_TIMEOUT_MS=500",
+        "--stop-timeout",
+        "30",
+      ];
+      const settings = [
+        "--env",
+        `HEAL_AFTER_MS=${HEAL_AFTER_MS}`,
+        "--env",
+        "SHUTDOWN_TIMEOUT_MS=20000",
+      ];
+      await withContainer(target, [...flags, ...timing, ...settings], async (container) => {
+        await health(container, "healthy");
+        const get = (path: string) =>
+          fetch(`http://127.0.0.1:${port}${path}`).then((r) => r.text(), String);
+        const slow = get(`/slow/${HEAL_AFTER_MS + 4000}`);
+        await until(async () => await get("/started") === "1", "request in flight");
+        await docker(["stop", container]);
+        assert.equal(await slow, "whole");
+        assert.equal((await inspect(container)).ExitCode, 0);
+      });
+    });
+    test(
+      "without /dev/shm, or with a folder in the file's place, only the healing is lost",
+      LIMIT,
+      async () => {
+        for (const flags of [["--ipc", "none"], ["--tmpfs", "/dev/shm/heartbeat-streak"]]) {
           await withContainer(target, [...HEALING, ...flags], async (container) => {
-            await health(container, "healthy");
-            await end(container);
-            await until(
-              async () => (await inspect(container)).Status === "exited",
-              `end with ${code}`,
-            );
-            assert.equal((await inspect(container)).ExitCode, code);
+            const { Health } = await health(container, "healthy");
+            assert.match(Health.Log.at(-1)!.Output, /^healthy: [^;]+; cannot note: "[ -~]+"\n$/);
+            void ask(container, "/wedge");
+            await health(container, "unhealthy");
+            assert.equal((await inspect(container)).Status, "running");
           });
         }
-        await withContainer(target, HEALING, async (container) => {
-          const { Health } = await health(container, "healthy");
-          assert.equal(Health.Log.length > 0, true);
-          // A child whose parent is gone becomes the init's.
-          const orphan = target === "deno"
-            ? [
-              "/bin/deno",
-              "eval",
-              `new Deno.Command("/bin/deno", { args: ["eval", ""] }).spawn(); Deno.exit()`,
-            ]
-            : [
-              "/bin/node",
-              "-e",
-              `child_process.spawn("/bin/node", ["-e", ""], { detached: true }).unref()`,
-            ];
-          await docker(["exec", container, ...orphan]);
-          const titles = async () =>
-            (await docker(["top", container, "-o", "pid,stat"])).split("\n").slice(1);
-          await until(async () => (await titles()).length === 2, "reaped child");
-          assert.ok((await titles()).every((title) => !title.includes("Z")));
+      },
+    );
+    test("probes at once end nothing early", LIMIT, async () => {
+      await withContainer(
+        target,
+        [...FAST, "--env", "HEAL_AFTER_MS=60000"],
+        async (container) => {
+          await health(container, "healthy");
+          await signalRuntime(container, target, "SIGSTOP");
+          await until(
+            async () => (await outputs(container)).at(-1)!.includes("noted: 1 failures"),
+            "streak",
+          );
+          const probe = await probeCommand(target);
+          await Promise.all(
+            Array.from(
+              { length: 5 },
+              () => docker(["exec", container, ...probe]).catch(() => {}),
+            ),
+          );
+          assert.equal((await inspect(container)).Status, "running");
+        },
+      );
+    });
+    test("another process 1 is left alone: of the host, of a second instance", LIMIT, async () => {
+      await withContainer(target, [...HEALING, "--restart", "unless-stopped"], async (other) => {
+        await health(other, "healthy");
+        for (const pid of ["host", `container:${other}`]) {
+          await withContainer(target, [...HEALING, "--pid", pid], async (container) => {
+            await health(container, "healthy");
+            void ask(container, "/wedge");
+            await until(
+              async () =>
+                (await outputs(container)).at(-1)!.includes(
+                  "; refused: process 1 is not this container's init",
+                ),
+              "refusal",
+            );
+            await sleep(HEAL_AFTER_MS + 1000);
+            assert.equal((await inspect(container)).Status, "running");
+            await docker(["kill", container]);
+          });
+        }
+        assert.equal(await docker(["inspect", "--format", "{{.RestartCount}}", other]), "0");
+      });
+    });
+    test("under docker run --init it works the same", LIMIT, async (t) => {
+      await withContainer(
+        target,
+        [...HEALING, "--init", "--restart", "unless-stopped"],
+        async (container) => {
+          await heals(t, container, SLEEPING, () => ask(container, "/wait"));
+        },
+      );
+    });
+    test("ends of other kinds keep their exit codes, and zombies are reaped", LIMIT, async () => {
+      const ends: [number, (container: string) => Promise<unknown>, string[]][] = [
+        [1, (container) => ask(container, "/crash"), []],
+        [137, (container) => docker(["kill", container]), []],
+        [137, (container) => Promise.resolve(void ask(container, "/memory")), [
+          "--memory",
+          "96m",
+        ]],
+      ];
+      for (const [code, end, flags] of ends) {
+        await withContainer(target, [...HEALING, ...flags], async (container) => {
+          await health(container, "healthy");
+          await end(container);
+          await until(
+            async () => (await inspect(container)).Status === "exited",
+            `end with ${code}`,
+          );
+          assert.equal((await inspect(container)).ExitCode, code);
         });
-      }],
-    ];
-    await Promise.all(cases.map(([name, body]) => t.test(name, { timeout: 200_000 }, body)));
+      }
+      await withContainer(target, HEALING, async (container) => {
+        const { Health } = await health(container, "healthy");
+        assert.equal(Health.Log.length > 0, true);
+        // A child whose parent is gone becomes the init's.
+        const orphan = target === "deno"
+          ? [
+            "/bin/deno",
+            "eval",
+            `new Deno.Command("/bin/deno", { args: ["eval", ""] }).spawn(); Deno.exit()`,
+          ]
+          : [
+            "/bin/node",
+            "-e",
+            `child_process.spawn("/bin/node", ["-e", ""], { detached: true }).unref()`,
+          ];
+        await docker(["exec", container, ...orphan]);
+        const titles = async () =>
+          (await docker(["top", container, "-o", "pid,stat"])).split("\n").slice(1);
+        await until(async () => (await titles()).length === 2, "reaped child");
+        assert.ok((await titles()).every((title) => !title.includes("Z")));
+      });
+    });
   });
 
   test(`${target}: a stop right after the start is heard, twenty times`, { skip }, async (t) => {
@@ -380,12 +426,12 @@ test(
       "unless-stopped",
     ];
     await withContainer("deno", flags, async (container) => {
-      await heals(t, container, "the image's own timing", () => ask(container, "/wedge"));
+      await heals(t, container, RUNNING, () => ask(container, "/wedge"));
     });
   },
 );
 
-test("isInitOf() takes an init that runs the program, also behind an emulator, and nothing else", () => {
+test("isInitOf() takes an init that runs the program, also behind an emulator", () => {
   const program = "/app/main.js";
   const run = ["/bin/deno", "run", "--allow-env", program, ""];
   for (
@@ -413,7 +459,7 @@ test("isInitOf() takes an init that runs the program, also behind an emulator, a
 });
 
 test("--ping on a host, where process 1 is another, does no harm", async () => {
-  const { code, stderr } = await run(["--ping"], { PORT: "1", HEAL_AFTER_MS: "1" });
+  const { code, stderr } = await runMain(["--ping"], { PORT: "1", HEAL_AFTER_MS: "1" });
   assert.equal(code, 1);
   assert.match(stderr, /^unhealthy: .+; not counted: nothing listens\n$/);
 });
