@@ -58,7 +58,7 @@ app.get("/empty", (c) => c.body(null, 204));
 app.get("/own-length", (c) => c.body(new ReadableStream({ start(controller) {
   controller.enqueue(new TextEncoder().encode("12345"));
   controller.close();
-} }), 200, { "Content-Length": "5" }));
+} }), 200, { "Content-Length": "5", "Content-Type": "text/plain" }));
 app.get("/throws", () => { throw new Error("SECRET"); });
 `;
 
