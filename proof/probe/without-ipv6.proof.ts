@@ -9,9 +9,15 @@ const UNSHARE = ["--net", "sh", "-ec"];
 const SWITCH_OFF = `ip link set lo up
 echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
 "$@" & service=$!
-until "$@" --ping; do sleep 0.2; done
+for try in 1 2 3 4 5 6 7 8 9 10 11 12; do
+  if "$@" --ping; then break; fi
+  sleep 0.5
+done
 kill "$service"
 wait "$service"`;
+
+/** Twelve probes and a stop on a busy machine. */
+const TIMEOUT_MS = 60_000;
 
 const { code, stderr } = await ended(["--net", "ip", "link"]);
 const skip = code !== 0 && missing(`no network of its own can be made: ${stderr}`);
@@ -20,7 +26,7 @@ const skip = code !== 0 && missing(`no network of its own can be made: ${stderr}
 async function ended(args: string[]) {
   const runtime = { name: "unshare", path: "unshare", options: [] };
   const program = launch(args, { HOST: "::", PORT: "8080" }, { runtime });
-  const timer = setTimeout(() => program.kill("SIGKILL"), 20_000);
+  const timer = setTimeout(() => program.kill("SIGKILL"), TIMEOUT_MS);
   const code = await program.exit;
   clearTimeout(timer);
   return { ...program, code };
