@@ -59,7 +59,7 @@ describe("the service of items", () =>
 async function refused(port: number): Promise<void> {
   for (;;) {
     const late = new Client(port).send(post("/late", 1, "x"));
-    await Promise.race([late.ended, late.until(/\r\n\r\n/)]);
+    await late.until(/\r\n\r\n/).catch(() => {}); // a refused or closed connection
     late.socket.destroy();
     if (late.received === "" || late.received.startsWith("HTTP/1.1 503")) return;
   }
