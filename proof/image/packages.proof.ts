@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { once } from "node:events";
 import {
   appendFileSync,
+  cpSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -29,10 +30,11 @@ import {
   run,
   say,
   skip,
+  type Target,
   TARGETS,
   withContainer,
 } from "../support/engine.ts";
-import { denoPath, withRoutesOf } from "../support/harness.ts";
+import { denoPath, ROOT, withRoutesOf } from "../support/harness.ts";
 
 const FOLDER = mkdtempSync(`${tmpdir()}/heartbeat-packages-`);
 
@@ -128,8 +130,7 @@ const TEA_TEXT = "earl grey of acme";
 
 /** A registry with one package, which it gives to nobody without TOKEN. */
 async function withRegistry(body: (address: string) => Promise<void>) {
-  const source = `${FOLDER}/tea`;
-  mkdirSync(source);
+  const source = mkdtempSync(`${FOLDER}/tea-`);
   writeFileSync(`${source}/package.json`, JSON.stringify(TEA));
   writeFileSync(`${source}/index.js`, `export const tea = ${JSON.stringify(TEA_TEXT)};\n`);
   const { stdout } = await run("npm", ["pack", "--silent"], { cwd: source });
@@ -163,11 +164,20 @@ async function occurrences(name: string, text: string): Promise<number> {
   return Number(stdout);
 }
 
-/** A folder with a package of the registry: the project names the registry, the secret the token. */
+/** What docs/containers.md says of a private registry. */
+const DOCUMENT = readFileSync(`${ROOT}/docs/containers.md`, "utf8");
+const SETTINGS = /^```ini\n# \.npmrc\n(.+)\n# ~\/\.npmrc\n(.+)\n```$/m.exec(DOCUMENT)!;
+const COMMAND = /^docker build --secret .+$/m.exec(DOCUMENT)![0];
+const COMPOSE = /^```yaml\n# compose\.yaml\n([^`]+build:\n +secrets:[^`]+)```$/m.exec(DOCUMENT)![1];
+
+/** A folder and a home with the two files of the document, and a package of the registry. */
 async function teaFolder(address: string, home: string): Promise<string> {
   const folder = buildFolder();
-  appendFileSync(`${folder}/.npmrc`, `@acme:registry=http://${address}/\n`);
-  writeFileSync(`${home}/.npmrc`, `//${address}/:_authToken=${TOKEN}\n`);
+  const [project, own] = SETTINGS.slice(1).map((line) =>
+    line.replace("https:", "http:").replace("npm.acme.example", address).replace("the-token", TOKEN)
+  );
+  appendFileSync(`${folder}/.npmrc`, `${project}\n`);
+  writeFileSync(`${home}/.npmrc`, `${own}\n`);
   const routes = `
 const { tea } = await import("@acme/tea");
 app.get("/tea", (c) => c.text(tea));
@@ -176,29 +186,55 @@ app.get("/tea", (c) => c.text(tea));
   return folder;
 }
 
+/** Fails if an image holds anything of the registry, or does not serve what came from there. */
+async function assertTea(target: Target, address: string) {
+  const name = image(target, "tea");
+  assert.ok(await occurrences(name, TEA_TEXT) > 0, "the search finds what is there");
+  assert.equal(await occurrences(name, TOKEN), 0, `${name} holds the token`);
+  assert.equal(await occurrences(name, address), 0, `${name} holds the address`);
+  const flags = [...LOCKED, "--publish", "127.0.0.1::8080"];
+  await withContainer(target, flags, async (container) => {
+    await health(container, "healthy");
+    const response = await fetch(`http://127.0.0.1:${await published(container)}/tea`);
+    assert.equal(await response.text(), TEA_TEXT);
+  }, "tea");
+}
+
 test("both: a secret opens a private registry, and no image holds any of it", {
   skip,
 }, async () => {
   const home = `${FOLDER}/home`;
   mkdirSync(home);
-  const secret = ["--secret", `id=npmrc,src=${home}/.npmrc`];
-  const network = ["--network", "host"];
   await withRegistry(async (address) => {
     const folder = await teaFolder(address, home);
     for (const target of TARGETS) {
-      const name = image(target, "tea");
+      const network = ["--network", "host"];
       const without = buildFrom(folder, target, "tea", network);
       await assert.rejects(without, /401/, `${target} needs the token`);
-      await buildFrom(folder, target, "tea", [...network, ...secret]);
-      assert.ok(await occurrences(name, TEA_TEXT) > 0, "the search finds what is there");
-      assert.equal(await occurrences(name, TOKEN), 0, `${target} holds the token`);
-      assert.equal(await occurrences(name, address), 0, `${target} holds the address`);
-      const flags = [...LOCKED, "--publish", "127.0.0.1::8080"];
-      await withContainer(target, flags, async (container) => {
-        await health(container, "healthy");
-        const response = await fetch(`http://127.0.0.1:${await published(container)}/tea`);
-        assert.equal(await response.text(), TEA_TEXT);
-      }, "tea");
+      const flags = `--quiet ${network.join(" ")} --target ${target}`;
+      const command = COMMAND.replace("--tag heartbeat", `--tag ${image(target, "tea")} ${flags}`);
+      await run("sh", ["-c", command], { cwd: folder, env: { ...process.env, HOME: home } });
+      await assertTea(target, address);
+    }
+    rmSync(folder, { recursive: true });
+  });
+});
+
+test("compose.yaml takes the secret, and builds the target that TARGET names", {
+  skip,
+}, async () => {
+  const home = `${FOLDER}/composed`;
+  mkdirSync(home);
+  await withRegistry(async (address) => {
+    const folder = await teaFolder(address, home);
+    cpSync(`${ROOT}/compose.yaml`, `${folder}/compose.yaml`);
+    const override = COMPOSE.replace(/( +)(secrets: \[)/, "$1network: host\n$1$2");
+    writeFileSync(`${folder}/compose.override.yaml`, override);
+    for (const target of TARGETS) {
+      const variables = { HOME: home, TARGET: target, IMAGE: image(target, "tea") };
+      const options = { cwd: folder, env: { ...process.env, ...variables } };
+      await run("docker", ["compose", "build", "--quiet"], options);
+      await assertTea(target, address);
     }
     rmSync(folder, { recursive: true });
   });
