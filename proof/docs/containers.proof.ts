@@ -7,15 +7,7 @@ import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import process from "node:process";
 import { after, before, describe, test } from "node:test";
-import {
-  build,
-  docker,
-  image,
-  removeImages,
-  run,
-  skip,
-  until as untilTrue,
-} from "../support/engine.ts";
+import { build, docker, image, removeImages, run, skip } from "../support/engine.ts";
 import {
   allRuntimes,
   Client,
@@ -24,6 +16,7 @@ import {
   type Runtime,
   type Service,
   until,
+  untilPrinted,
   withRoutes,
 } from "../support/harness.ts";
 
@@ -81,7 +74,7 @@ describe("on a Docker engine", { skip }, () => {
       containers.push(container);
       const health = async () =>
         JSON.parse(await docker(["inspect", "--format", "{{json .State.Health}}", container]));
-      const seen = await untilTrue(async () => {
+      const seen = await until(async () => {
         const found = await health();
         return found.Status === "healthy" && found;
       }, "healthy container");
@@ -141,7 +134,7 @@ const upgrade = (protocol: string, more = "") =>
   `GET /count HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n${more}\r\n`;
 /** The line of a path in the access log. */
 const lineOf = (service: Service, path: string) =>
-  until(
+  untilPrinted(
     service,
     () => service.stdout.split("\n").find((line) => line.includes(`"path":"${path}"`)),
   );
@@ -174,7 +167,7 @@ const LIMITS: Limit[] = [
       client.send("HEAD /beats HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
       await client.ended;
       const { beats } = await counted(service);
-      await untilTrue(async () => (await counted(service)).beats > beats, "further beat");
+      await until(async () => (await counted(service)).beats > beats, "further beat");
     },
   },
   {
@@ -192,7 +185,7 @@ const LIMITS: Limit[] = [
     async holds(service, client) {
       client.get("/throws");
       assert.doesNotMatch(await lineOf(service, "/throws"), /"error"/);
-      await until(service, () => /^Error: in the stream\n +at /m.test(service.stderr));
+      await untilPrinted(service, () => /^Error: in the stream\n +at /m.test(service.stderr));
     },
   },
   {
@@ -276,7 +269,7 @@ const LIMITS: Limit[] = [
     async holds(service, client) {
       client.get("/fails");
       assert.doesNotMatch(await lineOf(service, "/fails"), /"error"|incomplete/);
-      await until(service, () => /^Error: the body fails\n +at /m.test(service.stderr));
+      await untilPrinted(service, () => /^Error: the body fails\n +at /m.test(service.stderr));
     },
   },
   {

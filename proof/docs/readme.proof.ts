@@ -11,7 +11,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { promisify } from "node:util";
-import { docker, LOCKED, skip, TARGETS, until as untilTrue } from "../support/engine.ts";
+import { docker, LOCKED, skip, TARGETS } from "../support/engine.ts";
 import {
   copyProject,
   denoPath,
@@ -21,6 +21,7 @@ import {
   ROOT,
   type Runtime,
   until,
+  untilPrinted,
   withRoutesOf,
 } from "../support/harness.ts";
 
@@ -80,7 +81,7 @@ test("npm start and the probe print what is shown, and so do their likes on Deno
       runtime: shell,
     });
     try {
-      await until(
+      await untilPrinted(
         program,
         () => program.stdout.includes(`${START.output.replace("8080", port)}\n`),
       );
@@ -136,7 +137,7 @@ test("docker compose and docker run ship it", { skip }, async () => {
 });
 
 const healthy = (container: string) =>
-  untilTrue(
+  until(
     async () =>
       await docker(["inspect", "--format", "{{.State.Health.Status}}", container]) === "healthy",
     "healthy container",
@@ -206,7 +207,7 @@ for (
         runtime: shell,
       });
       try {
-        await until(program, () => /Listening/.exec(program.stdout));
+        await untilPrinted(program, () => /Listening/.exec(program.stdout));
         await assertNotes(`http://127.0.0.1:${port}`, round);
         program.kill("SIGTERM");
         assert.equal(await program.exit, 0, program.stderr);

@@ -23,14 +23,7 @@ import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
 import { WebSocket } from "ws";
-import {
-  docker,
-  health,
-  inspect,
-  skip as noEngine,
-  TARGETS,
-  until as eventually,
-} from "../support/engine.ts";
+import { docker, health, inspect, skip as noEngine, TARGETS } from "../support/engine.ts";
 import {
   allRuntimes,
   Client,
@@ -44,6 +37,7 @@ import {
   type Service,
   TEST_TIMEOUT_MS,
   until,
+  untilPrinted,
   withService,
 } from "../support/harness.ts";
 
@@ -257,7 +251,10 @@ const assertGreen = (copy: string, node?: string) =>
 
 /** The service's line of the log for a path. */
 const lineOf = (service: Service, path: string) =>
-  until(service, () => service.stdout.split("\n").find((line) => line.includes(`"path":"${path}"`)))
+  untilPrinted(
+    service,
+    () => service.stdout.split("\n").find((line) => line.includes(`"path":"${path}"`)),
+  )
     .then((line) => JSON.parse(line) as Record<string, unknown>);
 
 // ── Routes ──
@@ -411,7 +408,7 @@ for (const runtime of RUNTIMES) {
         await leaving.until(/data: first/);
         assert.equal(open(), 1);
         leaving.socket.destroy();
-        await eventually(async () => open() === 0, "end of the upstream's stream", STOP_MAX_MS);
+        await until(async () => open() === 0, "end of the upstream's stream", STOP_MAX_MS);
         const staying = new Client(service.port).get("/api/events");
         await staying.until(/data: first/);
         const startMs = performance.now();
@@ -419,7 +416,7 @@ for (const runtime of RUNTIMES) {
         assert.equal(await service.exit, 0, service.stderr);
         assert.ok(performance.now() - startMs < STOP_MAX_MS);
         await staying.ended;
-        await eventually(async () => open() === 0, "end of the upstream's stream", STOP_MAX_MS);
+        await until(async () => open() === 0, "end of the upstream's stream", STOP_MAX_MS);
       })
     );
   });
@@ -484,7 +481,7 @@ for (const runtime of RUNTIMES) {
       missing("no promtool (Debian: prometheus), so the metrics were not checked"),
   }, async () => {
     await serve(middleware, runtime, { TOKEN: "right" }, async (service) => {
-      await until(service, () => /^swept$/m.exec(service.stdout));
+      await untilPrinted(service, () => /^swept$/m.exec(service.stdout));
       await assertAnswer(url(service, "/healthz"), {}, 200, "");
       await assertAnswer(url(service, "/"), {}, 200, /It works/);
       await assertAnswer(url(service, "/orders/none"), {}, 401, "Unauthorized");
@@ -595,7 +592,7 @@ test("Deno: the log names a missing permission", async () => {
   await serve(files, { path, name, options }, { API_KEY: "secret" }, async (service) => {
     const put = { method: "PUT", body: "a page" };
     await assertAnswer(url(service, "/pages/one"), put, 500, '{"error":"Internal Server Error"}');
-    await until(
+    await untilPrinted(
       service,
       () =>
         /"error":"NotCapable: Requires write access to \\"data\/one\.txt\\"/.exec(service.stderr),
@@ -616,7 +613,7 @@ test("variables from a file, on each runtime", async () => {
       const args = ["-c", `cd "${routes}" && exec ${line}`];
       const program = launch(args, { PATH, ...env }, { runtime: bash });
       try {
-        const listening = await until(
+        const listening = await untilPrinted(
           program,
           () => /Listening on (http:.+)\n/.exec(program.stdout),
         );

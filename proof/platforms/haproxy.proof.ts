@@ -9,8 +9,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import { ROUTES, underLoad } from "../support/clients.ts";
-import { NAME, removeImages, run, say, skip, TARGETS, until } from "../support/engine.ts";
-import { copyProject, ROOT, withRoutesOf } from "../support/harness.ts";
+import { NAME, removeImages, run, say, skip, TARGETS } from "../support/engine.ts";
+import { copyProject, ROOT, until, withRoutesOf } from "../support/harness.ts";
 
 const FILE = "deploy/haproxy.yaml";
 const COMMANDS = [...readFileSync(`${ROOT}/${FILE}`, "utf8").matchAll(/^# (docker compose .+)$/gm)]

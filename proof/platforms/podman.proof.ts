@@ -21,9 +21,8 @@ import {
   say,
   skip,
   TARGETS,
-  until,
 } from "../support/engine.ts";
-import { Client, missing, ROOT, withRoutesOf } from "../support/harness.ts";
+import { Client, missing, ROOT, until, withRoutesOf } from "../support/harness.ts";
 
 const ROUTES = `
 let started = 0;
