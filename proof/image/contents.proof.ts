@@ -43,7 +43,7 @@ export const seen = () => readSettings((name) => name === "PORT" ? "4242" : unde
 `;
 const SHOP_LINE = 5;
 
-/** The most that an image may weigh, in sizes of its runtime's binary. Node.js has packages beside. */
+/** How often the runtime's binary an image may weigh. Node.js has packages beside it. */
 const RATIO_MAX: Record<Target, number> = { deno: 1.06, node: 1.07 };
 const DENO_MAX_BYTES = 101e6;
 const DENO_GZIPPED_MAX_BYTES = 44e6;

@@ -149,7 +149,7 @@ test(
 
 // ── Kubernetes ──
 
-test("kubernetes.yaml is valid by the published schema, and as strict as the container", async () => {
+test("kubernetes.yaml is valid by its schema, and as strict as the container", async () => {
   const [{ Deployment }, { Service }, { PodDisruptionBudget }] = await Promise.all([
     import("kubernetes-models/apps/v1/Deployment"),
     import("kubernetes-models/v1/Service"),

@@ -1,5 +1,6 @@
 /**
- * Run by `npm run test:image`: `docker stop` on both images, idle, with a request in flight and under load.
+ * Run by `npm run test:image`: `docker stop` on both images, idle, with a request in flight and
+ * under load.
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -49,7 +50,9 @@ for (const target of TARGETS) {
           await health(container, "healthy");
           const socket = connect(port, "127.0.0.1");
           let received = "";
-          socket.on("data", (chunk) => received += chunk);
+          socket.on("data", (chunk) => {
+            received += chunk;
+          });
           socket.write("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n");
           const log = () => docker(["exec", container, ...probe]).then(() => true);
           const probe = await probeCommand(target);

@@ -1,6 +1,7 @@
 /**
- * Runs both images on Podman, locked down: the health check is kept, a wedged container is ended and started again, and
- * a stop lets a request in flight finish. Without Podman it skips, and says so; in CI that is a failure.
+ * Runs both images on Podman, locked down: the health check is kept, a wedged container is ended
+ * and started again, and a stop lets a request in flight finish. Builds both there, too. Without
+ * Podman it skips, and says so; in CI that is a failure.
  *
  *     node --import tsx --test proof/platforms/podman.proof.ts
  */
@@ -30,7 +31,7 @@ app.get("/slow", async (c) => { started++; await sleep(1500); return c.text("who
 app.get("/started", (c) => c.text(String(started)));
 `;
 const LOCKED = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"];
-/** Podman's own defaults lie above the hard limits of some machines, and a container would not start. */
+/** Podman's defaults lie above the hard limits of some machines, where no container would start. */
 const LIMITS = ["--ulimit", "nofile=20000:20000", "--ulimit", "nproc=4096:4096"];
 const HEALING = [
   "--restart",
@@ -64,7 +65,8 @@ before(async () => {
       await build(target, "routes", withRoutesOf(readFileSync(`${ROOT}/main.ts`, "utf8"), ROUTES));
       const archive = `${folder}/${target}.tar`;
       await docker(["save", "--output", archive, image(target, "routes")]);
-      // Not `podman load`: Docker's archive is an OCI one too, and Podman would take that, without the health check.
+      // Not `podman load`: Docker's archive is an OCI one too, and Podman would take that one,
+      // without the health check.
       await podman("pull", "--quiet", `docker-archive:${archive}`);
     }
   } finally {
