@@ -145,14 +145,24 @@ function onRuntime(runtime: Runtime, place: string, folder: string): Subject {
 
 const IMAGE = `${NAME}-items`;
 
+/** Writes package-lock.json. Elsewhere, because npm would lock the linked node_modules as links. */
+async function lockForNpm(folder: string): Promise<void> {
+  const elsewhere = mkdtempSync(`${folder}/lock-`);
+  cpSync(`${folder}/package.json`, `${elsewhere}/package.json`);
+  const flags = ["--package-lock-only", "--ignore-scripts", "--no-audit"];
+  await promisify(execFile)("npm", ["install", ...flags], { cwd: elsewhere });
+  cpSync(`${elsewhere}/package-lock.json`, `${folder}/package-lock.json`);
+  rmSync(elsewhere, { recursive: true });
+}
+
 /** Builds both images before the tests and removes them after. Returns what makes a volume. */
 function buildImages(folder: string): () => string {
   const volumes: string[] = [];
   before(async () => {
     if (skip) return;
-    const locks = { cwd: folder };
-    await promisify(execFile)(denoPath(), ["install", "--quiet", "--lockfile-only"], locks);
-    await promisify(execFile)("npm", ["install", "--package-lock-only", "--ignore-scripts"], locks);
+    const lock = ["install", "--quiet", "--lockfile-only"];
+    await promisify(execFile)(denoPath(), lock, { cwd: folder });
+    await lockForNpm(folder);
     for (const file of [".dockerignore", "Dockerfile"]) {
       cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
     }
