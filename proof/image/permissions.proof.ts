@@ -115,7 +115,8 @@ test("packages in `imports` and tasks of deno.json are no matter to the image", 
   await withContainer("deno", [...LOCKED, ...mounted("imports", imports)], async (container) => {
     await health(container, "healthy");
     const { stdout, stderr } = await run("docker", ["logs", container]);
-    assert.deepEqual([stdout, stderr], ["Listening on http://0.0.0.0:8080\n", ""]);
+    assert.match(stdout, /^Listening on [^\n]+\n$/);
+    assert.equal(stderr, "");
   });
 });
 
