@@ -1,6 +1,7 @@
 /**
- * Run by `npm run test:image`, after the others because it loads the machine: both images live within the memory limit
- * of a locked-down container, with the access log on and the health check running beside.
+ * Run by `npm run test:image`, after the others because it loads the machine: both images live
+ * within the memory limit of a locked-down container, with the access log on and the health check
+ * running beside.
  */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -35,7 +36,7 @@ after(async () => {
   if (!withoutEngine) await removeImages();
 });
 
-/** What a container's runtime holds. Read from the machine, because a process inside would need memory itself. */
+/** Returns what a runtime holds, read from the machine: a process inside needs memory, too. */
 function memory(init: number): string {
   const runtime = readFileSync(`/proc/${init}/task/${init}/children`, "utf8").split(" ")[0];
   const status = readFileSync(`/proc/${runtime}/status`, "utf8");

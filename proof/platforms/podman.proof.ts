@@ -1,18 +1,21 @@
 /**
- * Runs both images on Podman, locked down: the health check is kept, a wedged container is ended and started again, and
- * a stop lets a request in flight finish. Without Podman it skips, and says so; in CI that is a failure.
+ * Runs both images on Podman, locked down: the health check is kept, a wedged container is ended
+ * and started again, and a stop lets a request in flight finish. Builds both there, too. Without
+ * Podman it skips, and says so; in CI that is a failure.
  *
  *     node --import tsx --test proof/platforms/podman.proof.ts
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import {
   build,
+  buildFolder,
   docker,
   image,
+  NAME,
   onHostNetwork,
   removeImages,
   run,
@@ -28,7 +31,7 @@ app.get("/slow", async (c) => { started++; await sleep(1500); return c.text("who
 app.get("/started", (c) => c.text(String(started)));
 `;
 const LOCKED = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"];
-/** Podman's own defaults lie above the hard limits of some machines, and a container would not start. */
+/** Podman's defaults lie above the hard limits of some machines, where no container would start. */
 const LIMITS = ["--ulimit", "nofile=20000:20000", "--ulimit", "nproc=4096:4096"];
 const HEALING = [
   "--restart",
@@ -62,7 +65,8 @@ before(async () => {
       await build(target, "routes", withRoutesOf(readFileSync(`${ROOT}/main.ts`, "utf8"), ROUTES));
       const archive = `${folder}/${target}.tar`;
       await docker(["save", "--output", archive, image(target, "routes")]);
-      // Not `podman load`: Docker's archive is an OCI one too, and Podman would take that, without the health check.
+      // Not `podman load`: Docker's archive is an OCI one too, and Podman would take that one,
+      // without the health check.
       await podman("pull", "--quiet", `docker-archive:${archive}`);
     }
   } finally {
@@ -208,4 +212,77 @@ for (const target of TARGETS) {
       });
     },
   );
+
+  test(`${target}: Podman gives /data and /app/data one volume`, { skip: skipped }, async () => {
+    const volume = `${NAME}-${target}`;
+    const write = target === "deno"
+      ? ["/bin/deno", "eval", 'Deno.writeTextFileSync("/data/note", "tea")']
+      : ["/bin/node", "-e", 'fs.writeFileSync("/data/note", "tea")'];
+    const read = target === "deno"
+      ? ["/bin/deno", "eval", 'console.log(Deno.readTextFileSync("data/note"))']
+      : ["/bin/node", "-p", 'fs.readFileSync("data/note", "utf8")'];
+    try {
+      const mounted = (folder: string) => ["--volume", `${volume}:${folder}`];
+      await withContainer(target, mounted("/data"), async (container) => {
+        await podman("exec", container, ...write);
+      });
+      await withContainer(target, mounted("/app/data"), async (container) => {
+        assert.equal(await podman("exec", container, ...read), "tea");
+      });
+    } finally {
+      await podman("volume", "rm", "--force", volume);
+    }
+  });
 }
+
+/**
+ * Gives Podman the base images that Docker has, because it takes no short name as it comes.
+ *
+ * @returns Their names there
+ */
+async function provideBases(folder: string, dockerfile: string): Promise<string[]> {
+  const versions = Object.fromEntries(
+    [...dockerfile.matchAll(/^ARG (\w+)=(.+)$/gm)].map(([, name, value]) => [name, value]),
+  );
+  const bases = dockerfile.matchAll(/^FROM (?:--\S+ )?(\S+:\S+) AS/gm);
+  const names = [...bases].map(([, name]) =>
+    name.replace(/\$\{(\w+)\}/g, (_, variable) => versions[variable])
+  );
+  const archive = `${folder}/base.tar`;
+  for (const name of new Set(names)) {
+    await docker(["save", "--output", archive, name]);
+    await podman("pull", "--quiet", `docker-archive:${archive}`);
+    rmSync(archive);
+  }
+  return names.map((name) => `localhost/${name}`);
+}
+
+test("Podman builds what the last line of the Dockerfile names", {
+  skip: skipped,
+  timeout: 400_000,
+}, async (t) => {
+  const folder = buildFolder();
+  const dockerfile = readFileSync(`${folder}/Dockerfile`, "utf8");
+  const major = Number((await podman("version", "--format", "{{.Client.Version}}")).split(".")[0]);
+  // Podman before 5 does not know the option, as docs/containers.md says.
+  const known = major < 5 ? dockerfile.replaceAll("--start-interval=1s ", "") : dockerfile;
+  const bases: string[] = [];
+  try {
+    bases.push(...await provideBases(folder, dockerfile));
+    for (const target of TARGETS) {
+      const tag = `localhost/${NAME}:built-${target}`;
+      writeFileSync(`${folder}/Dockerfile`, known.replace(/^FROM deno$/m, `FROM ${target}`));
+      const startMs = performance.now();
+      const flags = ["--quiet", "--layers=false", "--format", "docker", "--tag", tag];
+      await podman("build", ...flags, folder);
+      say(t, `${target}: ${((performance.now() - startMs) / 1000).toFixed()} s`);
+      const [{ Config, Healthcheck }] = JSON.parse(await podman("image", "inspect", tag));
+      assert.ok(Config.Entrypoint.includes(`/bin/${target}`), `${Config.Entrypoint}`);
+      assert.equal(Healthcheck.Retries, 3);
+      await podman("rmi", "--force", tag);
+    }
+  } finally {
+    await podman("rmi", "--force", ...new Set(bases));
+    rmSync(folder, { recursive: true });
+  }
+});

@@ -96,11 +96,12 @@ function moveIn(place: string): string {
   writeFileSync(`${folder}/static/hello.txt`, "hello from a file\n");
   for (const file of ["deno.json", "deno.lock"]) cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
   symlinkSync(realpathSync(`${ROOT}/node_modules`), `${folder}/node_modules`);
-  const { type, dependencies } = readPackage(ROOT);
+  const { type, dependencies, optionalDependencies } = readPackage(ROOT);
   for (const own of ["ws", "@types/ws", "zod"]) {
     dependencies[own] = readPackage(`${place}/node_modules/${own}`).version;
   }
-  writeFileSync(`${folder}/package.json`, JSON.stringify({ type, dependencies }));
+  const manifest = { type, dependencies, optionalDependencies };
+  writeFileSync(`${folder}/package.json`, JSON.stringify(manifest));
   return folder;
 }
 
@@ -118,7 +119,7 @@ export function onEverySubject(define: (subject: Subject) => void): void {
     const newData = buildImages(folder);
     for (const target of TARGETS) {
       const inService: Subject["inService"] = ({ SERVICE_DATA = newData(), ...env }, body) =>
-        inContainer(target, SERVICE_DATA, { SERVICE_DATA: "/data", ...env }, body);
+        inContainer(target, SERVICE_DATA, { SERVICE_DATA: "data", ...env }, body);
       describe(`the image ${target}`, () => {
         define({ isNode: target === "node", isImage: true, newData, inService });
       });
@@ -144,6 +145,16 @@ function onRuntime(runtime: Runtime, place: string, folder: string): Subject {
 
 const IMAGE = `${NAME}-items`;
 
+/** Writes package-lock.json. Elsewhere, because npm would lock the linked node_modules as links. */
+async function lockForNpm(folder: string): Promise<void> {
+  const elsewhere = mkdtempSync(`${folder}/lock-`);
+  cpSync(`${folder}/package.json`, `${elsewhere}/package.json`);
+  const flags = ["--package-lock-only", "--ignore-scripts", "--no-audit"];
+  await promisify(execFile)("npm", ["install", ...flags], { cwd: elsewhere });
+  cpSync(`${elsewhere}/package-lock.json`, `${folder}/package-lock.json`);
+  rmSync(elsewhere, { recursive: true });
+}
+
 /** Builds both images before the tests and removes them after. Returns what makes a volume. */
 function buildImages(folder: string): () => string {
   const volumes: string[] = [];
@@ -151,15 +162,14 @@ function buildImages(folder: string): () => string {
     if (skip) return;
     const lock = ["install", "--quiet", "--lockfile-only"];
     await promisify(execFile)(denoPath(), lock, { cwd: folder });
-    cpSync(`${ROOT}/.dockerignore`, `${folder}/.dockerignore`);
-    const recipe = readFileSync(`${ROOT}/Dockerfile`, "utf8");
-    // The one place where a permission is added.
-    const permitted = recipe.replace(
-      '"--allow-read=/app/static"',
-      '"--allow-read=/app/static,/data", "--allow-write=/data"',
-    );
-    assert.notEqual(permitted, recipe);
-    writeFileSync(`${folder}/Dockerfile`, permitted);
+    await lockForNpm(folder);
+    for (const file of [".dockerignore", "Dockerfile"]) {
+      cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
+    }
+    const config = readFileSync(`${folder}/deno.json`, "utf8");
+    const permitted = config.replace('["static"]', '["static", "data"], "write": ["data"]');
+    assert.notEqual(permitted, config);
+    writeFileSync(`${folder}/deno.json`, permitted);
     for (const target of TARGETS) {
       await docker(["build", "--quiet", "--tag", `${IMAGE}:${target}`, "--target", target, folder]);
     }
