@@ -8,6 +8,7 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import process from "node:process";
 
 const WORKFLOWS = [".github/workflows/ci.yml", ".github/workflows/heartbeat.yml"];
+const COMPOSE_FILES = ["compose.yaml", "deploy/haproxy.yaml"];
 const OF_NODE = ["package.json", "package-lock.json", "tsconfig.json", ".npmrc", "exec.cmd", "tools"];
 const OF_DENO = ["deno.json", "deno.lock", "tools/dependencies.mjs", "tools/only.mjs"];
 
@@ -27,8 +28,18 @@ function withoutJobs(text, runtime, name) {
     .replace(/\[(.*)\]/g, (_, list) => `[${list.split(", ").filter((item) => item !== runtime).join(", ")}]`);
 }
 
+/** Every image is the one that the Dockerfile's last line names. */
+const withoutTarget = (text) =>
+  text.replace(/^( +build:) { context: (\.+), target: .* }.*$/m, "$1 $2");
+
 /** Takes one of Renovate's managers out of its file. */
 const withoutManager = (text, manager) => text.replace(`"${manager}", `, "");
+
+/** What both commands do to the files that they both keep. */
+function takeOut(runtime, name) {
+  for (const file of WORKFLOWS) edit(file, (text) => withoutJobs(text, runtime, name));
+  for (const file of COMPOSE_FILES) edit(file, withoutTarget);
+}
 
 function onlyNode() {
   const [, list] = /"lint": .*"exclude": \[(.*?)\]/s.exec(readFileSync("deno.json", "utf8"));
@@ -36,14 +47,14 @@ function onlyNode() {
   edit("package.json", (text) => {
     const manifest = JSON.parse(text);
     const { scripts } = manifest;
-    scripts.test = "npm run --silent test:node";
+    scripts.test = "npm run test:node";
     scripts.lint = `deno lint --rules-exclude=${rules}`;
     for (const name of ["test:deno", "dependencies", "only-node"]) delete scripts[name];
     return `${JSON.stringify(manifest, null, 2)}\n`;
   });
   edit("tools/check.mjs", (text) => text.replaceAll(/^ +{ needs: "deno\..*\n/gm, ""));
   edit("Dockerfile", (text) => text.replace(/^FROM deno\n*$/m, "FROM node\n"));
-  for (const file of WORKFLOWS) edit(file, (text) => withoutJobs(text, "deno", "Deno"));
+  takeOut("deno", "Deno");
   // The one image that is left needs no suffix.
   edit(WORKFLOWS[0], (text) => text.replace('suffix: "-node"', 'suffix: ""'));
   edit(".github/renovate.json", (text) => withoutManager(text, "deno"));
@@ -65,7 +76,7 @@ function onlyDeno() {
     text
       .replace("{\n", `{\n${imports}`)
       .replace(/,\n *"only-deno": .*(?=\n)|\n *"only-deno": .*,(?=\n)/, ""));
-  for (const file of WORKFLOWS) edit(file, (text) => withoutJobs(text, "node", "Node.js"));
+  takeOut("node", "Node.js");
   edit(".github/renovate.json", (text) => withoutManager(text, "npm"));
   remove(OF_NODE);
   execFileSync(process.execPath, ["install", "--quiet", "--lockfile-only"], { stdio: "inherit" });
