@@ -32,8 +32,8 @@ function withoutJobs(text, runtime, name) {
     .replace(new RegExp(`^  ${runtime}:\n(?:    .*\n|\n)+`, "m"), "")
     .replace(new RegExp(`^( +)- name: ${name}\\b.*\n(?:\\1  .*\n)+`, "gm"), "")
     .replace(new RegExp(`^ +- { target: ${runtime}, .*\n`, "m"), "")
-    .replace(new RegExp(`(?<=\\[.*)\\b${runtime}, `), "")
-    .replace(new RegExp(`, ${runtime}(?=\\])`), "");
+    .replace(new RegExp(`(?<=\\[.*)\\b${runtime}, `, "g"), "")
+    .replace(new RegExp(`, ${runtime}(?=\\])`, "g"), "");
 }
 
 /** Every image is the one that the Dockerfile's last line names. */
