@@ -13,7 +13,7 @@ import process from "node:process";
 const STEPS = [
   {
     needs: "package-lock.json",
-    command: "npm ci --dry-run --ignore-scripts",
+    command: "npm ci --dry-run --ignore-scripts --loglevel=error",
     instead: { match: /in sync/, say: "package-lock.json is behind package.json: npm install" },
   },
   { needs: "deno.lock", command: "node tools/dependencies.mjs" },

@@ -17,7 +17,13 @@ const OF_NODE = [
   "exec.cmd",
   "tools",
 ];
-const OF_DENO = ["deno.json", "deno.lock", "tools/dependencies.mjs", "tools/only.mjs"];
+const OF_DENO = [
+  "deno.json",
+  "deno.lock",
+  "test-deadline.ts",
+  "tools/dependencies.mjs",
+  "tools/only.mjs",
+];
 
 const remove = (files) => files.forEach((file) => rmSync(file, { recursive: true, force: true }));
 
