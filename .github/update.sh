@@ -24,15 +24,26 @@ if [ "$(highest "$old" "$new")" = "$old" ]; then
 fi
 echo "heartbeat $old to $new"
 
-# Files: left out is what this copy removed, and what is new and belongs to npm where it has none.
+# The manifest of the runtime that a file belongs to; main.ts for the files of both.
+manifest_of() {
+  case $1 in
+    tools/* | exec.cmd) echo package.json ;;
+    test-deadline.ts) echo deno.json ;;
+    *) echo main.ts ;;
+  esac
+}
+
+# Files, without what this copy removed, and without new ones of a runtime that it has not.
 files=
-for file in $(git diff --name-only "refs/heartbeat/v$old" "refs/heartbeat/v$new" -- \
-  main.ts Dockerfile .dockerignore exec.cmd tools .github/update.sh); do
-  if ! [ -f "$file" ]; then
-    if git cat-file -e "refs/heartbeat/v$old:$file" 2>/dev/null; then continue; fi
-    if ! [ -f package.json ]; then continue; fi
+for file in $(git diff --name-only "refs/heartbeat/v$old" "refs/heartbeat/v$new" -- main.ts \
+  Dockerfile .dockerignore tools exec.cmd test-deadline.ts .github/update.sh); do
+  if [ ! -f "$file" ] && git cat-file -e "refs/heartbeat/v$old:$file" 2>/dev/null; then
+    echo "Left out: $file, because you removed it"
+  elif [ ! -f "$file" ] && [ ! -f "$(manifest_of "$file")" ]; then
+    echo "Left out: $file, because you have no $(manifest_of "$file")"
+  else
+    files="$files $file"
   fi
-  files="$files $file"
 done
 applied=yes
 git diff --binary "refs/heartbeat/v$old" "refs/heartbeat/v$new" -- $files |
