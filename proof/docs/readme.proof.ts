@@ -46,10 +46,12 @@ const [START, START_ON_DENO, LISTENING, TRY, TRY_ON_DENO, PRINTED, SHIP, SHIPPED
 );
 const [HEALTHY, PASSED] = PRINTED.split("\n");
 
-/** A way to start, probe and test the service. */
-const WAYS = [[START, TRY], [START_ON_DENO, TRY_ON_DENO]].map(([start, rest]) => {
+/** How to prepare the copy behind `cd shop`, and to start, probe and test the service. */
+const WAYS = [[START, TRY], [START_ON_DENO, TRY_ON_DENO]].map(([first, rest]) => {
+  const prepare = first.split("\n").slice(2);
+  const start = prepare.pop()!;
   const [probe, tests] = rest.split("\n");
-  return { start: start.split("\n").at(-1)!, probe, tests };
+  return { prepare: prepare.join("\n"), start, probe, tests };
 });
 const [ON_NODE, ON_DENO] = WAYS;
 const shell: Runtime = { name: "sh", path: "bash", options: [] };
@@ -75,8 +77,9 @@ test("the README starts a copy as docs/copy.md does, which is tried", () => {
   assert.equal(START_ON_DENO, `${onDeno}\n${ON_DENO.start}`);
 });
 
-for (const { start, probe } of WAYS) {
+for (const { prepare, start, probe } of WAYS) {
   test(`${start} and ${probe} print what is shown`, async () => {
+    await run(prepare);
     const port = `${await freePort()}`;
     const env = { PORT: port };
     const program = launch(
