@@ -1,6 +1,7 @@
 /**
- * Holds that a copy for both runtimes, for Node.js alone and for Deno alone is first class: starts each by the lines of
- * docs/copy.md on a machine that has no other runtime, and does what an owner does with it on the first day.
+ * Holds that a copy for both runtimes, for Node.js alone and for Deno alone is first class: starts
+ * each by the lines of docs/copy.md on a machine that has no other runtime, and does what an owner
+ * does with it on the first day.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
