@@ -57,7 +57,7 @@ function takeOut(runtime, name) {
 
 function onlyNode() {
   const [, list] = /"lint": .*?"exclude": \[(.*?)\]/s.exec(readFileSync("deno.json", "utf8"));
-  const rules = list.replaceAll(/[" ]/g, "");
+  const rules = list.match(/[\w-]+/g).join();
   edit("package.json", (text) => {
     const manifest = JSON.parse(text);
     const { scripts } = manifest;

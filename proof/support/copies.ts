@@ -68,7 +68,7 @@ export async function failure(folder: string, commands: string, env: Env = {}): 
 /** Replaces a text in a file, which must be there. */
 export function edit(folder: string, file: string, from: string | RegExp, to: string) {
   const text = readFileSync(`${folder}/${file}`, "utf8");
-  assert.notEqual(text.search(from), -1, `${from} in ${file}`);
+  assert.notEqual(text.replace(from, "\0"), text, `${from} in ${file}`);
   writeFileSync(`${folder}/${file}`, text.replace(from, to));
 }
 
