@@ -138,6 +138,8 @@ for (const kind of KINDS) {
     if (only) await shell(shop, only, path());
     const files = await filesOf(shop);
     assert.deepEqual(files.filter((file) => lacks.test(file)), []);
+    const example = readFileSync(`${shop}/main.test.ts`, "utf8");
+    assert.equal(example.includes('"Deno" in globalThis'), kind === "both");
     const workflows = ["ci", "heartbeat"].map((name) =>
       readFileSync(`${shop}/.github/workflows/${name}.yml`, "utf8")
     ).join("");
