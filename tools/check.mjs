@@ -1,4 +1,7 @@
-/** Run by `npm run check`: locks, format, lint and types. Ends at the first step that fails, and says what mends it. */
+/**
+ * Run by `npm run check`: looks at locks, format, lint and types.
+ * Ends at the first step that fails, and says what mends it.
+ */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import process from "node:process";
@@ -10,17 +13,17 @@ import process from "node:process";
 const STEPS = [
   {
     needs: "package-lock.json",
-    command: "npm ci --dry-run --ignore-scripts",
+    command: "npm ci --dry-run --ignore-scripts --loglevel=error",
     instead: { match: /in sync/, say: "package-lock.json is behind package.json: npm install" },
   },
   { needs: "deno.lock", command: "node tools/dependencies.mjs" },
-  { command: "deno fmt --check --quiet", mend: "Formatted by: npm run fmt" },
+  { command: "deno fmt --check", mend: "This formats it: npm run fmt" },
   { command: "npm run --silent lint" },
   { needs: "deno.json", command: "deno check --quiet" },
   { command: "tsc" },
 ];
 
-/** Runs a step and returns its exit code. By a shell, because Windows finds the command by no other way. */
+/** Runs a step and returns its exit code. By a shell, because Windows finds commands only so. */
 function run({ needs, command, instead, mend }) {
   if (needs && !existsSync(needs)) return 0;
   const env = { ...process.env, CI: "true" }; // the locks are checked, not mended

@@ -1,12 +1,12 @@
 /**
- * Keeps deno.lock in step with package.json. npm runs it after each install that changed node_modules.
+ * Keeps deno.lock in step with package.json. npm runs it after installs that changed node_modules.
  * With CI set it only checks, because `npm ci` would mend a lock that nobody committed.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import process from "node:process";
 
-/** Runs a command of node_modules. By a shell, because Windows finds it by no other way. */
+/** Runs a command of node_modules. By a shell, because Windows finds commands only so. */
 const run = (command) => spawnSync(command, { shell: true, encoding: "utf8" });
 
 /** Mends or checks the lock; returns one line if that failed. */

@@ -1,7 +1,7 @@
 /**
  * Makes this a copy for one runtime: `npm run only-node` or `deno task only-deno`.
- * Takes out the files, scripts and jobs of the other one, and itself. What stays of it: its room in main.ts, its
- * stages in the Dockerfile, and its lines in documents and in the files that name what is ignored.
+ * Takes out the files, scripts and jobs of the other one, and itself. What stays of the other: its
+ * room in main.ts, its stages in the Dockerfile, and its lines in documents and ignore files.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -9,8 +9,21 @@ import process from "node:process";
 
 const WORKFLOWS = [".github/workflows/ci.yml", ".github/workflows/heartbeat.yml"];
 const COMPOSE_FILES = ["compose.yaml", "deploy/haproxy.yaml"];
-const OF_NODE = ["package.json", "package-lock.json", "tsconfig.json", ".npmrc", "exec.cmd", "tools"];
-const OF_DENO = ["deno.json", "deno.lock", "tools/dependencies.mjs", "tools/only.mjs"];
+const OF_NODE = [
+  "package.json",
+  "package-lock.json",
+  "tsconfig.json",
+  ".npmrc",
+  "exec.cmd",
+  "tools",
+];
+const OF_DENO = [
+  "deno.json",
+  "deno.lock",
+  "test-deadline.ts",
+  "tools/dependencies.mjs",
+  "tools/only.mjs",
+];
 
 const remove = (files) => files.forEach((file) => rmSync(file, { recursive: true, force: true }));
 
@@ -25,7 +38,8 @@ function withoutJobs(text, runtime, name) {
     .replace(new RegExp(`^  ${runtime}:\n(?:    .*\n|\n)+`, "m"), "")
     .replace(new RegExp(`^( +)- name: ${name}\\b.*\n(?:\\1  .*\n)+`, "gm"), "")
     .replace(new RegExp(`^ +- { target: ${runtime}, .*\n`, "m"), "")
-    .replace(/\[(.*)\]/g, (_, list) => `[${list.split(", ").filter((item) => item !== runtime).join(", ")}]`);
+    .replace(new RegExp(`(?<=\\[.*)\\b${runtime}, `, "g"), "")
+    .replace(new RegExp(`, ${runtime}(?=\\])`, "g"), "");
 }
 
 /** Every image is the one that the Dockerfile's last line names. */
@@ -42,7 +56,7 @@ function takeOut(runtime, name) {
 }
 
 function onlyNode() {
-  const [, list] = /"lint": .*"exclude": \[(.*?)\]/s.exec(readFileSync("deno.json", "utf8"));
+  const [, list] = /"lint": .*?"exclude": \[(.*?)\]/s.exec(readFileSync("deno.json", "utf8"));
   const rules = list.replaceAll(/[" ]/g, "");
   edit("package.json", (text) => {
     const manifest = JSON.parse(text);
