@@ -68,25 +68,43 @@ export async function until<T>(
 
 export const image = (target: Target, variant = "plain") => `${NAME}:${target}-${variant}`;
 
+/** What an image is made from. */
+const BUILD_FILES = [
+  ".dockerignore",
+  ".npmrc",
+  "Dockerfile",
+  "deno.json",
+  "deno.lock",
+  "main.ts",
+  "package-lock.json",
+  "package.json",
+];
+
+/** A folder with the files that an image is made from. The caller removes it. */
+export function buildFolder(): string {
+  const folder = mkdtempSync(`${tmpdir()}/heartbeat-image-`);
+  for (const file of BUILD_FILES) cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
+  return folder;
+}
+
+/** Builds an image of a folder. Deno's is the one that a build without --target makes. */
+export async function buildFrom(
+  folder: string,
+  target: Target,
+  variant: string,
+  flags: string[] = [],
+) {
+  const stage = target === "node" ? ["--target", "node"] : [];
+  const tag = ["--tag", image(target, variant)];
+  await docker(["build", "--quiet", ...tag, ...stage, ...flags, folder]);
+}
+
 /** Builds the image of a copy of the project, with its own main.ts or with another. */
 export async function build(target: Target, variant = "plain", source?: string) {
-  const folder = mkdtempSync(`${tmpdir()}/heartbeat-image-`);
+  const folder = buildFolder();
   try {
-    for (
-      const file of [
-        "Dockerfile",
-        ".dockerignore",
-        "deno.json",
-        "deno.lock",
-        "package.json",
-        "main.ts",
-      ]
-    ) {
-      cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
-    }
     if (source !== undefined) writeFileSync(`${folder}/main.ts`, source);
-    const stage = target === "node" ? ["--target", "node"] : [];
-    await docker(["build", "--quiet", "--tag", image(target, variant), ...stage, folder]);
+    await buildFrom(folder, target, variant);
   } finally {
     rmSync(folder, { recursive: true });
   }
