@@ -1,6 +1,7 @@
 /**
- * Holds the recipes of docs/recipes.md for which Deno needs permissions (secrets, addresses, files), and those that say
- * what an error becomes: in one copy, on every runtime, and in both images under Compose, as the copy's own CI starts it.
+ * Holds the recipes of docs/recipes.md for which Deno needs permissions (secrets, addresses, files),
+ * and the one that says what an error becomes. In one copy: on every runtime, and in both images
+ * under Compose, as the copy's own CI starts it.
  */
 import assert from "node:assert/strict";
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -18,14 +19,13 @@ import {
   TARGETS,
 } from "../support/engine.ts";
 import { allRuntimes, freePort, missing, type Service } from "../support/harness.ts";
+import { assertUsed, blocksOf } from "./blocks.ts";
 import {
   add,
   addRoutes,
   assertAnswer,
   assertGreen,
-  assertUsed,
   bearer,
-  blocksOf,
   edit,
   failToStart,
   FOLDER,
@@ -166,7 +166,7 @@ async function assertWrites(at: { port: number }, hasDatabase: boolean) {
   await assertAnswer(url(at, "/notes"), { method: "POST", body: "a note" }, 201, '{"id":1}');
 }
 
-/** Asks for what throws: the owner's own form, Hono's exceptions as they are, the whole error in the log. */
+/** Asks for what throws: the owner's own form, Hono's as it is, the whole error in the log. */
 async function assertErrors(service: Service) {
   const post = { method: "POST" };
   await assertAnswer(url(service, "/cart/gold"), post, 409, '{"code":"out_of_stock"}');
@@ -180,7 +180,7 @@ async function assertErrors(service: Service) {
   await stop(service);
 }
 
-/** Moves the recipe of static files into a second file in another folder, as the document says that it can. */
+/** Moves the recipe of static files into a second file, in another folder. */
 async function withSecondFile(): Promise<string> {
   const copy = `${FOLDER}/second`;
   if (existsSync(copy)) return copy;
@@ -216,7 +216,7 @@ async function assertStatic(service: Service) {
 
 // ── Images ──
 
-/** The proof's own addition to compose.yaml: the second service is the upstream of the first, by the recipe's name. */
+/** The proof's own: the second service is the upstream of the first, by the recipe's name. */
 const OVERRIDE = `
 services:
   app:
@@ -226,7 +226,7 @@ services:
     networks: { default: { aliases: [api.example.com] } }
 `;
 
-/** The commands of the copy's own CI that make the secret: the document's line, as a step of ci.yml. */
+/** The commands that make the secret in the copy's own CI: the document's step of ci.yml. */
 function ciCommands(): string {
   const [step] = blocksOf("A secret from a file", "yaml").filter((code) => code.includes("ci.yml"));
   const [{ run }] = parse(step);

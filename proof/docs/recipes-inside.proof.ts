@@ -1,6 +1,6 @@
 /**
- * Holds the recipes of docs/recipes.md that look into a container: on both images, locked down, with a second file whose
- * loop never ends.
+ * Holds the recipes of docs/recipes.md that look into a container: on both images, locked down,
+ * with a second file whose loop never ends.
  */
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
@@ -17,7 +17,8 @@ import {
   TARGETS,
 } from "../support/engine.ts";
 import { copyProject, ROOT, withRoutesOf } from "../support/harness.ts";
-import { assertAnswer, assertUsed, blocksOf, edit, FOLDER, shell, url } from "./recipes.ts";
+import { assertUsed, blocksOf } from "./blocks.ts";
+import { assertAnswer, edit, FOLDER, shell, url } from "./recipes.ts";
 
 const RECIPES = [
   "Looking into an image that has no shell",
@@ -117,7 +118,7 @@ async function withImage(
   }
 }
 
-/** Runs the document's lines while the event loop turns for ever, twice: the first run leaves it as it was. */
+/** Runs the document's lines while the loop turns for ever, twice: the first leaves it so. */
 async function findWedge(container: string, target: Target) {
   const port = await published(container);
   const hanging = fetch(url({ port }, "/wedge")).catch(String);

@@ -1,14 +1,14 @@
-/** Holds the recipes of docs/recipes.md that are middleware and loops, in one copy, on every runtime. */
+/** Holds the recipes of docs/recipes.md that are middleware and loops, on every runtime. */
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { test } from "node:test";
 import { promisify } from "node:util";
 import { allRuntimes, missing, type Service, until } from "../support/harness.ts";
+import { assertUsed } from "./blocks.ts";
 import {
   assertAnswer,
   assertGreen,
-  assertUsed,
   lineOf,
   makeCopy,
   serve,

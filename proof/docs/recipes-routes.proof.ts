@@ -1,4 +1,4 @@
-/** Holds the recipes of docs/recipes.md that are routes, in one copy of the template, on every runtime. */
+/** Holds the recipes of docs/recipes.md that are routes, in one copy, on every runtime. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer, request } from "node:http";
@@ -9,13 +9,12 @@ import { gzipSync } from "node:zlib";
 import { WebSocket } from "ws";
 import { until as eventually } from "../support/engine.ts";
 import { allRuntimes, Client, denoPath, type Service } from "../support/harness.ts";
+import { assertUsed, blocksOf } from "./blocks.ts";
 import {
   addRoutes,
   assertAnswer,
   assertGreen,
-  assertUsed,
   bearer,
-  blocksOf,
   failToStart,
   lineOf,
   makeCopy,

@@ -1,4 +1,4 @@
-/** Holds the recipes of docs/recipes.md that start the service another way: with variables from a file, and by PM2. */
+/** Holds the recipes of docs/recipes.md that start the service another way: `.env` and PM2. */
 import assert from "node:assert/strict";
 import { appendFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -15,16 +15,8 @@ import {
   type Runtime,
   until,
 } from "../support/harness.ts";
-import {
-  addRoutes,
-  assertAnswer,
-  assertUsed,
-  blocksOf,
-  FOLDER,
-  makeCopy,
-  shell,
-  url,
-} from "./recipes.ts";
+import { assertUsed, blocksOf } from "./blocks.ts";
+import { addRoutes, assertAnswer, FOLDER, makeCopy, shell, url } from "./recipes.ts";
 
 const RECIPES = ["PM2"];
 const PM2_VERSION = "7.0.4";

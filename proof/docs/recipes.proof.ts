@@ -1,8 +1,8 @@
-/** Holds what all recipes of docs/recipes.md have in common. The other files of this name run them. */
+/** Holds what all recipes of docs/recipes.md have in common; the other files run them. */
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { blocks } from "./recipes.ts";
+import { blocks } from "./blocks.ts";
 
 const LINES_MAX = 25;
 

@@ -1,6 +1,6 @@
 /**
- * What the proofs of docs/recipes.md share: the blocks of the document, and copies of the template that have them where
- * they say that they go.
+ * What the proofs of docs/recipes.md share: copies of the template that have the document's blocks
+ * where they say that they go.
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -20,42 +20,11 @@ import {
   until,
   withService,
 } from "../support/harness.ts";
+import { blocks, use } from "./blocks.ts";
 
 const COMMAND_TIMEOUT_MS = 120_000;
 /** A stop of a service with endless streams takes milliseconds; this machine may be busy. */
 export const STOP_MAX_MS = 3_000;
-
-// ── The document ──
-
-interface Block {
-  recipe: string;
-  language: string;
-  code: string;
-}
-
-const DOCUMENT = readFileSync(`${ROOT}/docs/recipes.md`, "utf8");
-export const blocks: Block[] = DOCUMENT.split(/^## /m).slice(1).flatMap((section) =>
-  [...section.matchAll(/^```(\w*)\n(.*?)^```$/gms)].map(([, language, code]) => ({
-    recipe: section.split("\n")[0],
-    language,
-    code,
-  }))
-);
-const used = new Set<Block>();
-
-/** The blocks of a recipe in a language; there is at least one. */
-export function blocksOf(recipe: string, language: string): string[] {
-  const found = blocks.filter((block) => block.recipe === recipe && block.language === language);
-  assert.notEqual(found.length, 0, `${recipe}: ${language}`);
-  for (const block of found) used.add(block);
-  return found.map(({ code }) => code);
-}
-
-/** Fails if a block of these recipes was not used by this file. */
-export function assertUsed(recipes: string[]) {
-  const unused = blocks.filter((block) => recipes.includes(block.recipe) && !used.has(block));
-  assert.deepEqual(unused.map(({ recipe, code }) => `${recipe}: ${code}`), []);
-}
 
 // ── Copies of the template with recipes in them ──
 
@@ -172,7 +141,7 @@ export async function add(copy: string, recipe: string) {
     if (language === "ts") addCode(copy, code);
     if (language === "sh" && /^npm install/.test(code)) await shell(copy, code);
     else if (language === "sh") continue;
-    used.add(block);
+    use(block);
   }
   // The places in main.test.ts differ in depth.
   await shell(copy, `${ROOT}/node_modules/.bin/deno fmt --quiet main.ts main.test.ts`);
@@ -228,7 +197,7 @@ export async function stop(service: Service): Promise<number> {
   return performance.now() - startMs;
 }
 
-/** The service's line of the log for a path, on standard output or, if it failed, on standard error. */
+/** The service's line of the log for a path; one that failed is on standard error. */
 export async function lineOf(
   service: Service,
   path: string,
