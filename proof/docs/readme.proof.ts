@@ -159,7 +159,6 @@ function moveIn() {
   writeFileSync(`${COPY}/notes.test.ts`, example);
   const permission = (pattern: RegExp) => pattern.exec(README.replaceAll("\n", " "))![1];
   edit("deno.json", '"read": ["static"]', permission(/`("read": [^`]+)` in `deno.json`/));
-  edit("Dockerfile", '"--allow-read=/app/static"', permission(/`("--allow-read=[^`]+)`/));
 }
 
 const sqlite = process.env.BENCH_NODE;

@@ -5,14 +5,16 @@
  *     node --import tsx --test proof/platforms/podman.proof.ts
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import {
   build,
+  buildFolder,
   docker,
   image,
+  NAME,
   onHostNetwork,
   removeImages,
   run,
@@ -209,4 +211,67 @@ for (const target of TARGETS) {
       });
     },
   );
+
+  test(`${target}: Podman gives /data and /app/data one volume`, { skip: skipped }, async () => {
+    const volume = `${NAME}-${target}`;
+    const write = target === "deno"
+      ? ["/bin/deno", "eval", 'Deno.writeTextFileSync("/data/note", "tea")']
+      : ["/bin/node", "-e", 'fs.writeFileSync("/data/note", "tea")'];
+    const read = target === "deno"
+      ? ["/bin/deno", "eval", 'console.log(Deno.readTextFileSync("data/note"))']
+      : ["/bin/node", "-p", 'fs.readFileSync("data/note", "utf8")'];
+    try {
+      const mounted = (folder: string) => ["--volume", `${volume}:${folder}`];
+      await withContainer(target, mounted("/data"), async (container) => {
+        await podman("exec", container, ...write);
+      });
+      await withContainer(target, mounted("/app/data"), async (container) => {
+        assert.equal(await podman("exec", container, ...read), "tea");
+      });
+    } finally {
+      await podman("volume", "rm", "--force", volume);
+    }
+  });
 }
+
+/** Gives Podman the base images that Docker has, because it takes no short name as it comes. */
+async function provideBases(folder: string, dockerfile: string) {
+  const versions = Object.fromEntries(
+    [...dockerfile.matchAll(/^ARG (\w+)=(.+)$/gm)].map(([, name, value]) => [name, value]),
+  );
+  const bases = dockerfile.matchAll(/^FROM (?:--\S+ )?(\S+:\S+) AS/gm);
+  for (const base of new Set([...bases].map(([, name]) => name))) {
+    const name = base.replace(/\$\{(\w+)\}/g, (_, variable) => versions[variable]);
+    const archive = `${folder}/base.tar`;
+    await docker(["save", "--output", archive, name]);
+    await podman("pull", "--quiet", `docker-archive:${archive}`);
+    rmSync(archive);
+  }
+}
+
+test("Podman builds what the last line of the Dockerfile names", {
+  skip: skipped,
+  timeout: 400_000,
+}, async (t) => {
+  const folder = buildFolder();
+  const dockerfile = readFileSync(`${folder}/Dockerfile`, "utf8");
+  const major = Number((await podman("version", "--format", "{{.Client.Version}}")).split(".")[0]);
+  // Podman before 5 does not know the option, as docs/containers.md says.
+  const known = major < 5 ? dockerfile.replaceAll("--start-interval=1s ", "") : dockerfile;
+  try {
+    await provideBases(folder, dockerfile);
+    for (const target of TARGETS) {
+      const tag = `localhost/${NAME}:built-${target}`;
+      writeFileSync(`${folder}/Dockerfile`, known.replace(/^FROM deno$/m, `FROM ${target}`));
+      const startMs = performance.now();
+      await podman("build", "--quiet", "--format", "docker", "--tag", tag, folder);
+      say(t, `${target}: ${((performance.now() - startMs) / 1000).toFixed()} s`);
+      const [{ Config, Healthcheck }] = JSON.parse(await podman("image", "inspect", tag));
+      assert.ok(Config.Entrypoint.includes(`/bin/${target}`), `${Config.Entrypoint}`);
+      assert.equal(Healthcheck.Retries, 3);
+      await podman("rmi", "--force", tag);
+    }
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});

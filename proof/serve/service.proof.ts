@@ -80,12 +80,13 @@ function moveIn(name: string, code: string): string {
   writeFileSync(`${folder}/static/hello.txt`, "hello from a file\n");
   cpSync(`${ROOT}/deno.json`, `${folder}/deno.json`);
   cpSync(`${ROOT}/deno.lock`, `${folder}/deno.lock`);
-  const { type, dependencies } = readPackage(ROOT);
+  const { type, dependencies, optionalDependencies } = readPackage(ROOT);
   for (const own of ["ws", "@types/ws", "zod"]) {
     dependencies[own] = readPackage(`${FOLDER}/node_modules/${own}`).version;
   }
   symlinkSync(realpathSync(`${ROOT}/node_modules`), `${folder}/node_modules`);
-  writeFileSync(`${folder}/package.json`, JSON.stringify({ type, dependencies }));
+  const manifest = { type, dependencies, optionalDependencies };
+  writeFileSync(`${folder}/package.json`, JSON.stringify(manifest));
   return `${folder}/main.ts`;
 }
 
@@ -440,14 +441,17 @@ describe("the image with a service inside", { concurrency: 2, skip }, () => {
       cwd: folder,
     });
     cpSync(`${ROOT}/.dockerignore`, `${folder}/.dockerignore`);
+    const lock = ["install", "--package-lock-only", "--ignore-scripts", "--no-audit"];
+    await promisify(execFile)("npm", lock, { cwd: folder });
+    cpSync(`${ROOT}/Dockerfile`, `${folder}/Dockerfile`);
     // The one place where a permission is added.
-    const recipe = readFileSync(`${ROOT}/Dockerfile`, "utf8");
-    const permitted = recipe.replace(
-      '"--allow-read=/app/static"',
-      '"--allow-read=/app/static,/data", "--allow-write=/data"',
+    const config = readFileSync(`${folder}/deno.json`, "utf8");
+    const permitted = config.replace(
+      '"read": ["static"]',
+      '"read": ["static", "data"], "write": ["data"]',
     );
-    assert.notEqual(permitted, recipe);
-    writeFileSync(`${folder}/Dockerfile`, permitted);
+    assert.notEqual(permitted, config);
+    writeFileSync(`${folder}/deno.json`, permitted);
     for (const target of targets) {
       await docker(["build", "--quiet", "--tag", `${NAME}:${target}`, "--target", target, folder]);
     }
@@ -459,7 +463,7 @@ describe("the image with a service inside", { concurrency: 2, skip }, () => {
   });
   for (const target of targets) {
     const inService: InService = ({ SERVICE_DATA = newData(), ...env }, body) =>
-      withContainer(target, SERVICE_DATA, { SERVICE_DATA: "/data", ...env }, body);
+      withContainer(target, SERVICE_DATA, { SERVICE_DATA: "data", ...env }, body);
     describe(`on ${target}`, () =>
       holdsWhatIsPromised({ isNode: target === "node", isImage: true, newData, inService }));
   }
