@@ -11,7 +11,7 @@ fi
 
 # The first comment of main.ts names the version of this copy. The newest is the highest tag.
 git fetch --quiet --no-tags "$heartbeat" '+refs/tags/*:refs/heartbeat/*'
-old=$(sed -n 's/.*heartbeat \([0-9.]*\): .*/\1/p' main.ts)
+old=$(sed -n '/heartbeat [0-9.]*: /{s/.*heartbeat \([0-9.]*\): .*/\1/p;q;}' main.ts)
 new=$(git for-each-ref --format='%(refname:lstrip=2)' refs/heartbeat |
   sed -n 's/^v\([0-9]*\.[0-9]*\.[0-9]*\)$/\1/p' | sort -V | tail -n 1)
 if [ -z "$old" ]; then
