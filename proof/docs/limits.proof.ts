@@ -45,9 +45,23 @@ const ROUTES = `
     }));
   app.get("/slow", async (c) => (await sleep(300), c.text("slow")));
   app.get("/endless", (c) =>
-    c.body(new ReadableStream({ pull: async (body) => (await sleep(20), body.enqueue(new Uint8Array(9))) })));
+    c.body(
+      new ReadableStream({
+        async pull(body) {
+          await sleep(20);
+          body.enqueue(new Uint8Array(9));
+        },
+      }),
+    ));
   app.get("/fails", (c) =>
-    c.body(new ReadableStream({ pull: async (body) => (await sleep(20), body.error(new Error("the body fails"))) })));
+    c.body(
+      new ReadableStream({
+        async pull(body) {
+          await sleep(20);
+          body.error(new Error("the body fails"));
+        },
+      }),
+    ));
   app.get("/length", (c) => c.body("four", 200, { "Content-Length": "10" }));
   app.post("/ignored", (c) => c.text("ignored"));
   app.post("/late", (c) =>

@@ -1,6 +1,6 @@
 /**
- * Holds the recipes of docs/recipes.md for which Deno needs permissions (secrets, addresses, files),
- * and the one that says what an error becomes. In one copy: on every runtime, and in both images
+ * Holds the recipes of docs/recipes.md for which Deno needs permissions: secrets, addresses, files.
+ * And the one that says what an error becomes. In one copy: on every runtime, and in both images
  * under Compose, as the copy's own CI starts it.
  */
 import assert from "node:assert/strict";
@@ -189,7 +189,10 @@ async function withSecondFile(): Promise<string> {
   mkdirSync(`${copy}/shop`);
   writeFileSync(
     `${copy}/shop/pages.ts`,
-    `import type { App } from "../main.ts";\nexport async function addPages(app: App) {\n${code}}\n`,
+    `import type { App } from "../main.ts";
+export async function addPages(app: App) {
+${code}}
+`,
   );
   const own = /^ {2}const \{ serveStatic \}[^]*?serveStatic\(\{ root: "\." \}\)\);\n/m;
   edit(`${copy}/main.ts`, own, "");

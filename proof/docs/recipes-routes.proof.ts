@@ -98,7 +98,7 @@ for (const runtime of allRuntimes()) {
     await serve(copy, runtime, { GREETING: "-" }, assertEnds);
   });
 
-  test(`${runtime.name}: a proxied upstream ends with its client and with the service`, async () => {
+  test(`${runtime.name}: a proxied upstream ends with its client or the service`, async () => {
     await withUpstream((UPSTREAM, open) =>
       serve(copy, runtime, { GREETING: "-", UPSTREAM }, (service) => assertProxied(service, open))
     );

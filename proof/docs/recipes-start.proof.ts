@@ -30,7 +30,11 @@ test("a copy with a variable and a slow route", async () => {
   copy = await makeCopy("start", ["A variable"]);
   addRoutes(
     copy,
-    `app.get("/slow", (c) => new Promise((resolve) => setTimeout(() => resolve(c.text("slow")), ${SLOW_MS})));\n`,
+    `app.get("/slow", async (c) => {
+  await sleep(${SLOW_MS});
+  return c.text("slow");
+});
+`,
   );
 });
 

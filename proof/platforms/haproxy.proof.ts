@@ -141,7 +141,7 @@ async function assertClient(deployment: Deployment, url: URL) {
   assert.notEqual(client, FORGED);
 }
 
-/** Holds a WebSocket that says nothing for longer than the timeouts of the client and the server. */
+/** Holds a WebSocket that says nothing for longer than the timeouts of client and server. */
 async function assertQuietWebSocket(url: URL) {
   const socket = new WebSocket(new URL("/echo", url.href.replace("http", "ws")));
   await once(socket, "open");
