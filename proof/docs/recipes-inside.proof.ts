@@ -60,6 +60,13 @@ const FOUND = new RegExp(
 );
 const [nodeLines, denoLine] = blocksOf("Find what wedges it", "sh");
 
+test("the document shows a stack as the script prints it", () => {
+  const [shown] = blocksOf("Find what wedges it", "");
+  const lines = shown.trim().split("\n");
+  assert.equal(lines.pop(), "…");
+  for (const line of lines) assert.match(line, /^\S+ \S+\.ts:\d+$/);
+});
+
 describe("looking into a container", { skip }, () => {
   before(async () => {
     const folder = `${FOLDER}/wedged`;
