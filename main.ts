@@ -86,14 +86,14 @@ export async function createApp(
 ): Promise<App> {
   const { Hono } = await import("hono");
   const app: App = new Hono();
-  const isReady = createReadyCheck(ready);
+  const checkReady = createReadyCheck(ready);
   const uncached = { "Cache-Control": "no-store" };
 
   // Registered first: no middleware can break or delay the health endpoints.
   app.get("/healthz", (c) => c.body(null, 200, uncached));
   app.get("/readyz", async (c) => {
     if (isDraining()) return c.json({ status: "draining" }, 503, uncached);
-    if (await isReady()) return c.json({ status: "ready" }, 200, uncached);
+    if (await checkReady()) return c.json({ status: "ready" }, 200, uncached);
     return c.json({ status: "unready" }, 503, uncached);
   });
 
@@ -109,17 +109,19 @@ function createReadyCheck(ready: () => unknown): () => Promise<boolean> {
   let answer = Promise.resolve(true);
 
   const ask = async (): Promise<boolean> => {
+    let isReady = false;
+    let reason: unknown = "ready() returned false";
     try {
-      const value = await within(READY_LIMIT_MS, "ready()", ready);
-      if (value === false) throw new Error("ready() returned false");
-      if (!wasReady) print(toLine({ status: "ready" }));
-      wasReady = true;
+      isReady = await within(READY_LIMIT_MS, "ready()", ready) !== false;
     } catch (error) {
-      const line = toLine({ status: "unready", ...errorFields(error) });
-      if (wasReady) print(line, runtime.writeError);
-      wasReady = false;
+      reason = error;
     }
-    return wasReady;
+    if (isReady && !wasReady) print(toLine({ status: "ready" }));
+    if (!isReady && wasReady) {
+      print(toLine({ status: "unready", ...errorFields(reason) }), runtime.writeError);
+    }
+    wasReady = isReady;
+    return isReady;
   };
 
   return () => {
