@@ -46,6 +46,7 @@ const RECIPES = [
 ];
 /** These are used by the images. */
 const OF_IMAGES = ["A database", "Waiting for another service"];
+const INTERNAL_ERROR = '{"error":"Internal Server Error"}';
 const NAME = `heartbeat-recipes-${process.pid}`;
 const NODE_26 = process.env.BENCH_NODE;
 const RUNTIMES = allRuntimes();
@@ -133,7 +134,7 @@ test("Deno: the log names a missing permission", async () => {
   const runtime = { ...DENO, options: [...options, "--allow-read=data,/run/secrets"] };
   await serve(files, runtime, { API_KEY: "secret" }, async (service) => {
     const put = { method: "PUT", body: "a page" };
-    await assertAnswer(url(service, "/pages/one"), put, 500, '{"code":"internal"}');
+    await assertAnswer(url(service, "/pages/one"), put, 500, INTERNAL_ERROR);
     const { error } = await lineOf(service, "/pages/one", "stderr");
     assert.match(`${error}`, /^NotCapable: Requires write access to "data\/one\.txt"/);
     await stop(service);
@@ -166,17 +167,17 @@ async function assertWrites(at: { port: number }, hasDatabase: boolean) {
   await assertAnswer(url(at, "/notes"), { method: "POST", body: "a note" }, 201, '{"id":1}');
 }
 
-/** Asks for what throws: the owner's own form, Hono's as it is, the whole error in the log. */
+/** Asks for what throws: the owner's own forms, the template's for the rest, all in the log. */
 async function assertErrors(service: Service) {
   const post = { method: "POST" };
   await assertAnswer(url(service, "/cart/gold"), post, 409, '{"code":"out_of_stock"}');
-  const denied = await assertAnswer(url(service, "/admin/hello"), {}, 401, "Unauthorized");
-  assert.match(`${denied.headers.get("WWW-Authenticate")}`, /^Bearer/);
-  await assertAnswer(url(service, "/cart/tea"), post, 500, '{"code":"internal"}');
+  await assertAnswer(url(service, "/cart/tea"), post, 502, '{"code":"payment_failed"}');
   const line = await lineOf(service, "/cart/tea", "stderr");
-  assert.equal(line.error, "Error: the cart is broken");
-  assert.equal(line.cause, "no wheels");
+  assert.equal(line.error, "Error: the bank is closed");
+  assert.equal(line.cause, "a holiday");
   assert.match(`${line.stack}`, /^ +at .+main\.ts:\d+/);
+  const denied = await assertAnswer(url(service, "/admin/hello"), {}, 401, /^\{"error":/);
+  assert.match(`${denied.headers.get("WWW-Authenticate")}`, /^Bearer/);
   await stop(service);
 }
 
