@@ -1,6 +1,6 @@
 /**
- * Holds what an archive of the project has, which is what a copy starts from: few files, each useful to an owner on the
- * first day, and none that speaks of what a copy lacks.
+ * Holds what an archive of the project has, because a copy starts from it: few files, each useful
+ * to an owner on the first day, and none that speaks of what a copy lacks.
  */
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, statSync } from "node:fs";
@@ -107,8 +107,10 @@ test("no document of a copy has a dead link, anchor or picture", () => {
       if (/^(https?|mailto):/.test(target)) continue;
       count++;
       const [to, anchor] = target.split("#");
-      const there = to ? resolve(dirname(path), to) : path;
-      assert.ok(existsSync(there) && statSync(there).isFile(), `${file} links to ${target}`);
+      let there = path;
+      if (to) there = resolve(dirname(path), to);
+      const isThere = existsSync(there) && statSync(there).isFile();
+      assert.ok(isThere, `${file} links to ${target}`);
       if (!anchor) continue;
       const anchors = [...text(there).matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
         anchorOf(heading)

@@ -115,7 +115,7 @@ test("packages in `imports` and tasks of deno.json are no matter to the image", 
   await withContainer("deno", [...LOCKED, ...mounted("imports", imports)], async (container) => {
     await health(container, "healthy");
     const { stdout, stderr } = await run("docker", ["logs", container]);
-    assert.deepEqual([stdout, stderr], ["Listening on http://0.0.0.0:8080\n", ""]);
+    assert.deepEqual([stdout, stderr], ["Listening on http://localhost:8080 (HOST=0.0.0.0)\n", ""]);
   });
 });
 
