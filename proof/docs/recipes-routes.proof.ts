@@ -180,6 +180,7 @@ async function assertPush(service: Service) {
   for (const client of clients) await client.get("/orders/events").until(/\r\n\r\n/);
   assert.equal(await order(service, "one"), CLIENTS);
   for (const client of clients) await client.until(/data: one\n\n/);
+  await fetch(url(service, "/orders/events"), { method: "HEAD" });
   const [staying, ...leaving] = clients;
   for (const { socket } of leaving) socket.destroy();
   const isAlone = async () => await order(service, "two") === 1;
