@@ -38,6 +38,7 @@ const FILES = {
     "deploy/prometheus.rules.yaml",
     "deploy/stack.yaml",
     "deploy/watch.sh",
+    "deploy/where.mjs",
   ],
   "let others check and update it": [
     ".github/renovate.json",
