@@ -1,5 +1,6 @@
 # Takes a newer heartbeat into this copy: sh .github/update.sh
 # Changes files and packages, and commits nothing. Exit code 1: it failed, or there are conflicts.
+# HEARTBEAT names another repository to take it from.
 set -eu
 heartbeat=${HEARTBEAT:-https://github.com/your-team/heartbeat}
 highest() { printf '%s\n' "$@" | sort -V | tail -n 1; }

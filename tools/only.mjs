@@ -49,23 +49,26 @@ const withoutTarget = (text) =>
 /** Takes one of Renovate's managers out of its file. */
 const withoutManager = (text, manager) => text.replace(`"${manager}", `, "");
 
-/** What both commands do to the files that they both keep. */
+/** What the example test starts the service with: on Deno the first, on Node.js the second. */
+const START_OPTIONS = /"Deno" in globalThis \? (\[.*?\]) : (process\.execArgv)/;
+
+/** Takes a runtime out of the files that both kinds of copies keep. */
 function takeOut(runtime, name) {
   for (const file of WORKFLOWS) edit(file, (text) => withoutJobs(text, runtime, name));
   for (const file of COMPOSE_FILES) edit(file, withoutTarget);
 }
 
 function onlyNode() {
-  const [, list] = /"lint": .*?"exclude": \[(.*?)\]/s.exec(readFileSync("deno.json", "utf8"));
-  const rules = list.replaceAll(/[" ]/g, "");
+  const excluded = /"lint": .*?"exclude": \[(.*?)\]/s.exec(readFileSync("deno.json", "utf8"));
   edit("package.json", (text) => {
     const manifest = JSON.parse(text);
     const { scripts } = manifest;
     scripts.test = "npm run test:node";
-    scripts.lint = `deno lint --rules-exclude=${rules}`;
+    if (excluded) scripts.lint += ` --rules-exclude=${excluded[1].match(/[\w-]+/g).join()}`;
     for (const name of ["test:deno", "dependencies", "only-node"]) delete scripts[name];
     return `${JSON.stringify(manifest, null, 2)}\n`;
   });
+  edit("main.test.ts", (text) => text.replace(START_OPTIONS, "$2"));
   edit("tools/check.mjs", (text) => text.replaceAll(/^ +{ needs: "deno\..*\n/gm, ""));
   edit("Dockerfile", (text) => text.replace(/^FROM deno\n*$/m, "FROM node\n"));
   takeOut("deno", "Deno");
@@ -91,6 +94,7 @@ function onlyDeno() {
       .replace("{\n", `{\n${imports}`)
       .replace(/,\n *"only-deno": .*(?=\n)|\n *"only-deno": .*,(?=\n)/, ""));
   takeOut("node", "Node.js");
+  edit("main.test.ts", (text) => text.replace(START_OPTIONS, "$1"));
   edit(".github/renovate.json", (text) => withoutManager(text, "npm"));
   remove(OF_NODE);
   execFileSync(process.execPath, ["install", "--quiet", "--lockfile-only"], { stdio: "inherit" });

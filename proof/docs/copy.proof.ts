@@ -1,6 +1,6 @@
 /**
- * Holds what an archive of the project has, which is what a copy starts from: few files, each useful to an owner on the
- * first day, and none that speaks of what a copy lacks.
+ * Holds what an archive of the project has, because a copy starts from it: few files, each useful
+ * to an owner on the first day, and none that speaks of what a copy lacks.
  */
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, statSync } from "node:fs";
@@ -38,6 +38,7 @@ const FILES = {
     "deploy/prometheus.rules.yaml",
     "deploy/stack.yaml",
     "deploy/watch.sh",
+    "deploy/where.mjs",
   ],
   "let others check and update it": [
     ".github/renovate.json",
@@ -76,6 +77,34 @@ test("a copy's .gitattributes hides nothing of its owner's", () => {
   assert.doesNotMatch(text, /export-ignore/);
 });
 
+test("a copy pins no version that nobody moves", () => {
+  const read = (file: string) => readFileSync(`${copied}/${file}`, "utf8");
+  const renovate = JSON.parse(read(".github/renovate.json"));
+  // The base images: each ARG has its rule, and no FROM names a version of its own.
+  const patterns: string[] = renovate.customManagers.map((
+    { matchStrings }: { matchStrings: string[] },
+  ) => matchStrings[0]);
+  const dockerfile = read("Dockerfile");
+  for (const [line] of dockerfile.matchAll(/^ARG \w+=.*$/gm)) {
+    assert.ok(patterns.some((pattern) => new RegExp(pattern).test(line)), line);
+  }
+  assert.doesNotMatch(dockerfile, /^FROM .*:\d/m);
+  // The actions: each by its commit, with the version that Renovate reads and writes.
+  for (const file of files.filter((file) => file.includes("workflows/"))) {
+    assert.doesNotMatch(read(file), /-version: ['"]?\d/, file);
+    for (const [line] of read(file).matchAll(/^.* uses: .*$/gm)) {
+      assert.match(line, / uses: [\w-]+\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/, file);
+    }
+  }
+  // Images that are not the owner's: in files that Renovate's manager docker-compose reads.
+  const [pattern] = renovate["docker-compose"].managerFilePatterns;
+  const isRead = new RegExp(pattern.slice(1, -1));
+  for (const file of files.filter((file) => /^(compose|deploy\/.*)\.yaml$/.test(file))) {
+    const hasImage = /^ +image: [\w-]+:/m.test(read(file));
+    if (hasImage) assert.match(file, isRead);
+  }
+});
+
 test("nothing in a copy speaks of what it lacks", () => {
   const settings = ["deno.json", "tsconfig.json"];
   for (const file of files) {
@@ -107,8 +136,10 @@ test("no document of a copy has a dead link, anchor or picture", () => {
       if (/^(https?|mailto):/.test(target)) continue;
       count++;
       const [to, anchor] = target.split("#");
-      const there = to ? resolve(dirname(path), to) : path;
-      assert.ok(existsSync(there) && statSync(there).isFile(), `${file} links to ${target}`);
+      let there = path;
+      if (to) there = resolve(dirname(path), to);
+      const isThere = existsSync(there) && statSync(there).isFile();
+      assert.ok(isThere, `${file} links to ${target}`);
       if (!anchor) continue;
       const anchors = [...text(there).matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
         anchorOf(heading)

@@ -1,6 +1,7 @@
 /**
- * Holds that a copy for both runtimes, for Node.js alone and for Deno alone is first class: starts each by the lines of
- * docs/copy.md on a machine that has no other runtime, and does what an owner does with it on the first day.
+ * Holds that a copy for both runtimes, for Node.js alone and for Deno alone is first class: starts
+ * each by the lines of docs/copy.md on a machine that has no other runtime, and does what an owner
+ * does with it on the first day.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -137,6 +138,8 @@ for (const kind of KINDS) {
     if (only) await shell(shop, only, path());
     const files = await filesOf(shop);
     assert.deepEqual(files.filter((file) => lacks.test(file)), []);
+    const example = readFileSync(`${shop}/main.test.ts`, "utf8");
+    assert.equal(example.includes('"Deno" in globalThis'), kind === "both");
     const workflows = ["ci", "heartbeat"].map((name) =>
       readFileSync(`${shop}/.github/workflows/${name}.yml`, "utf8")
     ).join("");

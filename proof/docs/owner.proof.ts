@@ -1,6 +1,6 @@
 /**
- * Holds that `npm test`, `npm run check` and Deno's tasks see what an owner writes, wherever it lies: green, red with the
- * line as it was written, hanging, or not there.
+ * Holds that `npm test`, `npm run check` and Deno's tasks see what an owner writes, wherever it
+ * lies: green, red with the line as it was written, hanging, or not there.
  */
 import assert from "node:assert/strict";
 import { rmSync } from "node:fs";

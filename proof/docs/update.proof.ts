@@ -1,7 +1,8 @@
 /**
- * Holds how a copy takes a newer heartbeat: runs the shell steps of the copy's own workflow heartbeat.yml, which are the
- * lines of docs/copy.md, in a copy of each kind against local repositories, with and without a conflict. Not run: the
- * actions that set up a runtime, and `gh pr create`, which needs GitHub.
+ * Holds how a copy takes a newer heartbeat: runs the shell steps of the copy's own heartbeat.yml,
+ * which are the lines of docs/copy.md, in a copy of each kind against local repositories, with and
+ * without a conflict. Not run: the actions that set up a runtime, and `gh pr create`, which needs
+ * GitHub.
  */
 import assert from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -102,7 +103,7 @@ interface Step {
   env?: Record<string, string>;
 }
 
-/** Runs the shell steps of heartbeat.yml in a copy, up to the one that asks GitHub; returns what they printed. */
+/** Runs the shell steps of heartbeat.yml in a copy, without the one that asks GitHub. */
 async function runWorkflow(shop: string, kind: Kind): Promise<string> {
   const { jobs } = parse(readFileSync(`${shop}/.github/workflows/heartbeat.yml`, "utf8"));
   const steps: Step[] = jobs.update.steps;
@@ -136,7 +137,7 @@ before(async () => {
 });
 after(removeCopies);
 
-test("the workflow runs the very line of docs/copy.md, and does nothing in heartbeat itself", async () => {
+test("the workflow runs the page's line, and does nothing in heartbeat itself", async () => {
   const text = readFileSync(`${ROOT}/.github/workflows/heartbeat.yml`, "utf8");
   const { jobs } = parse(text);
   assert.equal(jobs.update.if, "github.repository != 'your-team/heartbeat'");

@@ -219,6 +219,19 @@ for (const target of TARGETS) {
   });
 }
 
+test("a target needs no image of the other runtime", { skip }, async () => {
+  const folder = buildFolder();
+  try {
+    for (const [target, other] of [TARGETS, TARGETS.toReversed()]) {
+      const unknown = ["--build-arg", `${other.toUpperCase()}_VERSION=0.0.0`];
+      await buildFrom(folder, target, "alone", unknown);
+      await assert.rejects(buildFrom(folder, other, "none", unknown), /:0\.0\.0/);
+    }
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
 test("a change in main.ts alone rebuilds in seconds", { skip }, async (t) => {
   for (const target of TARGETS) {
     const changed = readFileSync(`${ROOT}/main.ts`, "utf8").replace(

@@ -107,6 +107,26 @@ test("deno: the build tells that a package with native parts needs Node.js", {
   }
 });
 
+test("deno: sharp builds and fails at the start, whatever permissions it has", {
+  skip,
+}, async () => {
+  const folder = buildFolder();
+  try {
+    await addPackages(folder, ["sharp"], 'await import("sharp");', FOLDER);
+    const config = JSON.parse(readFileSync(`${folder}/deno.json`, "utf8"));
+    config.permissions.default = { all: true };
+    writeFileSync(`${folder}/deno.json`, JSON.stringify(config));
+    await buildFrom(folder, "deno", "sharp");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+  const start = run("docker", ["run", "--rm", ...LOCKED, image("deno", "sharp")]);
+  await assert.rejects(
+    start,
+    /"during":"addRoutes\(\)","error":"Error: Could not load the \\"sharp\\" module/,
+  );
+});
+
 test("deno: the build tells that deno.lock is behind", { skip }, async () => {
   const folder = buildFolder();
   try {

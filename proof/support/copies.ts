@@ -1,6 +1,6 @@
 /**
- * What the proofs of copies share: the archive of the project as it stands, and commands run as an owner would. The
- * archive is served on loopback; giget and the packages come from the registry.
+ * What the proofs of copies share: the archive of the project as it stands, and commands run as an
+ * owner would. The archive is served on loopback; giget and the packages come from the registry.
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -30,7 +30,7 @@ export const KINDS = ["both", "node", "deno"] as const;
 export type Kind = typeof KINDS[number];
 type Env = Record<string, string>;
 
-/** Runs shell commands, none of which may fail, as a user with an identity and no settings of the machine. */
+/** Runs shell commands, none of which may fail, as a user without settings of the machine. */
 export async function shell(cwd: string, commands: string, more: Env = {}): Promise<string> {
   const env: NodeJS.ProcessEnv = {
     ...process.env,
@@ -68,7 +68,7 @@ export async function failure(folder: string, commands: string, env: Env = {}): 
 /** Replaces a text in a file, which must be there. */
 export function edit(folder: string, file: string, from: string | RegExp, to: string) {
   const text = readFileSync(`${folder}/${file}`, "utf8");
-  assert.notEqual(text.search(from), -1, `${from} in ${file}`);
+  assert.notEqual(text.replace(from, "\0"), text, `${from} in ${file}`);
   writeFileSync(`${folder}/${file}`, text.replace(from, to));
 }
 
@@ -83,10 +83,9 @@ export function blocks(heading: string): string[] {
 
 /** The commands of a row in docs/copy.md's table of packages: for npm, and on Deno alone. */
 export function packageCommands(row: string): { npm: string; deno: string } {
-  const [, npm, deno] =
-    new RegExp(`^\\| ${row} +\\| \`(.+?)\` +\\| \`(.+?)\` +\\|$`, "m").exec(PAGE) ??
-      assert.fail(`docs/copy.md has a row ${row}`);
-  return { npm, deno };
+  const cells = new RegExp(`^\\| ${row} +\\| \`(.+?)\` +\\| \`(.+?)\` +\\|$`, "m").exec(PAGE);
+  assert.ok(cells, `docs/copy.md has a row ${row}`);
+  return { npm: cells[1], deno: cells[2] };
 }
 
 /** The PATH of a machine that has a runtime or both, and everything else that this one has. */
@@ -109,7 +108,8 @@ export function pathWith(kind: Kind): string {
 const ARCHIVE = `${FOLDER}/heartbeat.tar.gz`;
 const server = createServer((request, response) => {
   response.writeHead(200, { "Content-Type": "application/gzip" });
-  response.end(request.method === "HEAD" ? undefined : readFileSync(ARCHIVE));
+  if (request.method === "HEAD") response.end();
+  else response.end(readFileSync(ARCHIVE));
 });
 let url = "";
 
