@@ -136,7 +136,8 @@ async function assertClient(deployment: Deployment, url: URL) {
     const lines = (await deployment.logs("app-1 app-2")).split("\n");
     return lines.find((text) => text.includes('"path":"/quick"'));
   }, "line of the log");
-  const { client } = JSON.parse(line);
+  // Compose begins a line with what clears it on a terminal.
+  const { client } = JSON.parse(line.slice(line.indexOf("{")));
   assert.match(client, /^\d+\.\d+\.\d+\.1$/);
   assert.notEqual(client, FORGED);
 }
