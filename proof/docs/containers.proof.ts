@@ -6,16 +6,8 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import process from "node:process";
 import { after, before, describe, test } from "node:test";
-import {
-  build,
-  docker,
-  image,
-  removeImages,
-  run,
-  skip,
-  until as untilTrue,
-} from "../support/engine.ts";
-import { ROOT } from "../support/harness.ts";
+import { build, docker, image, removeImages, run, skip } from "../support/engine.ts";
+import { ROOT, until } from "../support/harness.ts";
 
 const NAME = `heartbeat-containers-${process.pid}`;
 const DOCUMENT = readFileSync(`${ROOT}/docs/containers.md`, "utf8");
@@ -69,7 +61,7 @@ describe("on a Docker engine", { skip }, () => {
       containers.push(container);
       const health = async () =>
         JSON.parse(await docker(["inspect", "--format", "{{json .State.Health}}", container]));
-      const seen = await untilTrue(async () => {
+      const seen = await until(async () => {
         const found = await health();
         return found.Status === "healthy" && found;
       }, "healthy container");

@@ -14,17 +14,8 @@ import { test, type TestContext } from "node:test";
 import { WebSocket } from "ws";
 import { blocksOf } from "../docs/blocks.ts";
 import { ROUTES, underLoad } from "../support/clients.ts";
-import {
-  NAME,
-  removeImages,
-  run,
-  say,
-  skip,
-  type Target,
-  TARGETS,
-  until,
-} from "../support/engine.ts";
-import { copyProject, ROOT, withRoutesOf } from "../support/harness.ts";
+import { NAME, removeImages, run, say, skip, type Target, TARGETS } from "../support/engine.ts";
+import { copyProject, ROOT, until, withRoutesOf } from "../support/harness.ts";
 
 const FILE = "deploy/haproxy.yaml";
 const COMMANDS = [...readFileSync(`${ROOT}/${FILE}`, "utf8").matchAll(/^# (docker compose .+)$/gm)]
