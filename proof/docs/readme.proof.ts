@@ -11,7 +11,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { promisify } from "node:util";
-import { docker, LOCKED, skip, TARGETS, until as untilTrue } from "../support/engine.ts";
+import { docker, LOCKED, skip, TARGETS } from "../support/engine.ts";
 import {
   copyProject,
   denoPath,
@@ -21,6 +21,7 @@ import {
   ROOT,
   type Runtime,
   until,
+  untilPrinted,
   withRoutesOf,
 } from "../support/harness.ts";
 
@@ -89,7 +90,7 @@ for (const { prepare, start, probe } of WAYS) {
     );
     try {
       const line = LISTENING.replace("8080", port);
-      await until(program, () => program.stdout.includes(`${line}\n`));
+      await untilPrinted(program, () => program.stdout.includes(`${line}\n`));
       assert.equal(await run(probe, env), HEALTHY.replace("8080", port));
       program.kill("SIGTERM");
       await program.exit;
@@ -134,7 +135,7 @@ test("docker compose and docker run ship it", { skip }, async () => {
 });
 
 const healthy = (container: string) =>
-  untilTrue(
+  until(
     async () =>
       await docker(["inspect", "--format", "{{.State.Health.Status}}", container]) === "healthy",
     "healthy container",
@@ -207,7 +208,7 @@ for (
         runtime: shell,
       });
       try {
-        await until(program, () => /Listening/.exec(program.stdout));
+        await untilPrinted(program, () => /Listening/.exec(program.stdout));
         await assertNotes(`http://127.0.0.1:${port}`, round);
         program.kill("SIGTERM");
         assert.equal(await program.exit, 0, program.stderr);
