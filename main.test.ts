@@ -18,10 +18,9 @@ const DATABASE = `data/test-${process.pid}.db`;
 /** Runs main.ts on this runtime and stops it once `listening` resolves; returns its exit code and what it printed. */
 async function run(args: string[], port: string, listening = async (_port: string) => {}) {
   const options = "Deno" in globalThis ? ["run", "-q", "-P", "--no-prompt"] : process.execArgv;
-  // The path goes by a variable, because Deno gives all permissions to a child whose path is its own.
-  const child = spawn("sh", ["-c", 'exec "$RUNTIME" "$@"', "sh", ...options, "main.ts", ...args], {
+  const child = spawn(process.execPath, [...options, "main.ts", ...args], {
     cwd: import.meta.dirname,
-    env: { ...process.env, RUNTIME: process.execPath, HOST: "127.0.0.1", PORT: port, DATABASE },
+    env: { ...process.env, HOST: "127.0.0.1", PORT: port, DATABASE },
     timeout: DEADLINE_MS,
     killSignal: "SIGKILL",
   });
@@ -60,13 +59,14 @@ test("addRoutes() answers / when it is asked", async () => {
   }
 });
 
-test("main() exits with 0 when a healthy service is sent SIGTERM", async () => {
+test("main() answers the probe, and exits with 0 when it is sent SIGTERM", async () => {
   try {
     const service = await run([], "0", async (port) => {
       const probe = await run(["--ping"], port);
       assert.equal(probe.code, 0, probe.printed);
     });
-    assert.equal(service.code, 0, service.printed);
+    // Windows has no SIGTERM: a process that is sent one ends at once. Ctrl-C drains there, too.
+    if (process.platform !== "win32") assert.equal(service.code, 0, service.printed);
   } finally {
     for (const file of [DATABASE, `${DATABASE}-wal`, `${DATABASE}-shm`]) {
       rmSync(`${import.meta.dirname}/${file}`, { force: true });

@@ -1,7 +1,8 @@
 /**
- * Run by `npm run test:docs`: adds a package and a second source file, which imports from main.ts, to a fresh copy, and
- * asks for them on every runtime and in both images. Then lets each lock fall behind. The recipes themselves are held by
- * recipes.proof.ts. BENCH_NODE names a Node.js that runs TypeScript by itself, where the one that runs the tests does not.
+ * Run by `npm run test:docs`: adds a package and a second source file, which imports from main.ts,
+ * to a copy, and asks for them on every runtime and in both images. Then lets each lock fall
+ * behind. The recipes themselves are held by recipes.proof.ts. BENCH_NODE names a Node.js that runs
+ * TypeScript by itself, where the one that runs the tests does not.
  */
 import assert from "node:assert/strict";
 import { execFile, spawnSync } from "node:child_process";
@@ -25,13 +26,15 @@ const ROUTES = `
   app.get("/greet/:name", async (c) => {
     const { z } = await import("zod"); // here, so that the probe does without
     const name = z.string().max(5).safeParse(c.req.param("name"));
-    return name.success ? c.text(greeting(name.data)) : c.json({ error: name.error.issues[0].code }, 400);
+    if (!name.success) return c.json({ error: name.error.issues[0].code }, 400);
+    return c.text(greeting(name.data));
   });
 `;
 const SECOND_FILE = `
 import { readSettings } from "../main.ts";
 
-export const greeting = (name: string) => \`Good day, \${name}, on \${readSettings(() => undefined).port}\`;
+const { port } = readSettings(() => undefined);
+export const greeting = (name: string) => \`Good day, \${name}, on \${port}\`;
 `;
 /** What the copy answers on every runtime and in both images. */
 const ANSWERS: [path: string, status: number, text: string][] = [
@@ -44,9 +47,10 @@ const PATIENCE_MS = 30_000;
 
 const folder = mkdtempSync(`${tmpdir()}/heartbeat-packages-`);
 const copy = `${folder}/heartbeat`;
-const env = { ...process.env, DENO_DIR: `${folder}/deno` };
+// Without CI, as on an owner's machine: with it an install only checks the locks.
+const env = { ...process.env, DENO_DIR: `${folder}/deno`, CI: undefined };
 
-/** Runs a command in the copy and gives what it printed on standard output; throws what it said on standard error. */
+/** Runs a command in the copy; returns its standard output, throws its standard error. */
 const run = async (command: string, ...args: string[]) =>
   (await promisify(execFile)(command, args, { cwd: copy, env, maxBuffer: 1 << 26 })).stdout.trim();
 /** A line of a shell as the README has it, where the tools are those that npm installed. */
@@ -72,7 +76,7 @@ const noEngine = spawnSync("docker", ["version"]).status === 0
 
 before(async () => {
   copyProject(copy);
-  await shell("npm install zod && npm run lock");
+  await shell("npm install zod");
   mkdirSync(`${copy}/words`);
   writeFileSync(`${copy}/words/greeting.ts`, SECOND_FILE);
   const source = readFileSync(`${copy}/main.ts`, "utf8");
@@ -86,15 +90,15 @@ after(() => rmSync(folder, { recursive: true, force: true }));
 
 // ── What the recipe did ──
 
-test("npm install adds a package to both locks, in one version and with its integrity", async () => {
-  await shell("npm run check:locks");
+test("npm install adds a package to both locks, in one version and as it is", async () => {
+  await shell("npm run check");
   const { version, integrity } = JSON.parse(readFileSync(`${copy}/package-lock.json`, "utf8"))
     .packages["node_modules/zod"];
   assert.equal(JSON.parse(readFileSync(`${copy}/package.json`, "utf8")).dependencies.zod, version);
   assert.equal(lockedByDeno().npm[`zod@${version}`].integrity, integrity);
 });
 
-test("Deno never sees a development tool, and changes no lock, whatever it is asked to do", async () => {
+test("Deno never sees a development tool, and changes no lock, whatever it does", async () => {
   const before = readFileSync(`${copy}/deno.lock`, "utf8");
   assert.doesNotMatch(before, /https?:/);
   assert.deepEqual(
@@ -184,7 +188,7 @@ for (const target of ["deno", "node"]) {
       let container = "";
       try {
         await shell(
-          "npm pkg set devDependencies.typescript=^7.0.1 && cd tools && npm pkg set dependencies.typescript=^7.0.1",
+          "cd tools && npm pkg set dependencies.typescript=^7.0.1",
         );
         await run("docker", "build", "--quiet", "--tag", tag, "--target", target, ".");
         container = await run("docker", "run", "--detach", "--publish", "127.0.0.1::8080", tag);
@@ -214,29 +218,78 @@ for (const target of ["deno", "node"]) {
   );
 }
 
-// ── What is behind is told; last, for it leaves another zod installed ──
+// ── What is behind is told; last, because it leaves another zod installed ──
 
 /** What can fall behind: how it came to it, which one it is, and what mends it. */
 const BEHIND: [edit: string, lock: string, mend: string][] = [
-  ["npm pkg set dependencies.zod=4.5.0 && npm run lock", "package-lock.json", "npm install"],
+  [
+    "npm pkg set dependencies.zod=4.5.0 && npm run dependencies",
+    "package-lock.json",
+    "npm install",
+  ],
   ["cd tools && npm pkg set dependencies.@types/node=26.6.5", "package-lock.json", "npm install"],
-  ["npm install zod@4.5.0", "deno.lock", "npm run lock"],
-  [`cp ${ROOT}/deno.lock deno.lock`, "deno.lock", "npm run lock"],
+  ["npm install --ignore-scripts zod@4.5.0", "deno.lock", "npm run dependencies"],
+  [`cp ${ROOT}/deno.lock deno.lock`, "deno.lock", "npm run dependencies"],
 ];
-for (const [edit, lock, mend] of BEHIND) {
-  test(`npm run check says in one line what is behind, and what mends it, after: ${edit.replace(ROOT, "..")}`, async () => {
-    const kept = MANIFESTS.map((file) => [file, readFileSync(`${copy}/${file}`)] as const);
-    try {
-      await shell(edit);
-      const { stdout, stderr } = await shell("npm run --silent check").then(
-        () => assert.fail("it passed"),
-        (e) => e,
-      );
-      assert.equal(`${stdout}${stderr}`, `${lock} is behind package.json: ${mend}\n`);
-      await shell(mend);
-      await shell("npm run check:locks");
-    } finally {
-      for (const [file, content] of kept) writeFileSync(`${copy}/${file}`, content);
-    }
-  });
+
+/** Runs a test's body, and puts the manifests and locks back. */
+async function keepManifests(body: () => Promise<void>) {
+  const kept = MANIFESTS.map((file) => [file, readFileSync(`${copy}/${file}`)] as const);
+  try {
+    await body();
+  } finally {
+    for (const [file, content] of kept) writeFileSync(`${copy}/${file}`, content);
+  }
 }
+
+/** What a line prints that fails. */
+async function failure(line: string): Promise<string> {
+  const { stdout, stderr } = await shell(line).then(() => assert.fail("it passed"), (e) => e);
+  return `${stdout}${stderr}`;
+}
+
+for (const [edit, lock, mend] of BEHIND) {
+  test(
+    `npm run check says what is behind, and what mends it, after: ${edit.replace(ROOT, "..")}`,
+    () =>
+      keepManifests(async () => {
+        await shell(edit);
+        const said = await failure("npm run --silent check");
+        assert.equal(said, `${lock} is behind package.json: ${mend}\n`);
+        await shell(mend);
+        await shell("npm run check");
+      }),
+  );
+}
+
+test("with CI set npm ci fails where deno.lock is behind, and mends nothing", () =>
+  keepManifests(async () => {
+    await shell(`cp ${ROOT}/deno.lock deno.lock`);
+    const said = await failure("CI=1 npm ci");
+    assert.match(said, /^(npm error )?deno\.lock is behind package\.json: npm run dependencies$/m);
+    assert.deepEqual(readFileSync(`${copy}/deno.lock`), readFileSync(`${ROOT}/deno.lock`));
+  }));
+
+test("npm run check skips npm's lock where another package manager has its own", () =>
+  keepManifests(async () => {
+    await shell("rm package-lock.json");
+    await shell("npm run check");
+  }));
+
+test("an install is no failure where there is no Deno, no tools/ or no deno.lock", async () => {
+  const bare = `${copy}/.test-bare`;
+  mkdirSync(bare);
+  for (const file of ["package.json", "deno.lock"]) cpSync(`${copy}/${file}`, `${bare}/${file}`);
+  await run("npm", "run", "--prefix", bare, "dependencies"); // no tools/
+  cpSync(`${copy}/tools`, `${bare}/tools`, { recursive: true });
+  const path = `${bare}/.path`; // no Deno
+  mkdirSync(path);
+  for (const name of ["node", "npm", "sh"]) {
+    await shell(`ln -s "$(command -v ${name})" ${path}/${name}`);
+  }
+  await shell(`cd ${bare} && PATH=${path} npm run dependencies`);
+  assert.deepEqual(readFileSync(`${bare}/deno.lock`), readFileSync(`${copy}/deno.lock`));
+  rmSync(`${bare}/deno.lock`);
+  await shell(`npm run --prefix ${bare} dependencies`);
+  assert.ok(!readdirSync(bare).includes("deno.lock"));
+});

@@ -25,7 +25,6 @@ import {
   withRoutesOf,
 } from "../support/harness.ts";
 
-const LINES_MAX = 120;
 const NAME = `heartbeat-readme-${process.pid}`;
 const README = readFileSync(`${ROOT}/README.md`, "utf8");
 const COPY = mkdtempSync(`${tmpdir()}/readme-`);
@@ -37,14 +36,25 @@ after(async () => {
 
 copyProject(COPY);
 
-/** The commands of the README's console, each with its like on Deno alone and what it is shown to print. */
-const [START, PING, TEST, SHIP] = /^```console\n(.+?)^```$/ms.exec(README)![1].split(/^\$ /m).slice(
-  1,
-).map((shown) => {
-  const [line, ...output] = shown.trimEnd().split("\n");
-  const [command, onDeno] = line.split(/ +# on Deno alone: /);
-  return { command, onDeno, output: output.join("\n") };
+/** The blocks of a document's section, commands and output alike. */
+const blocks = (text: string, title: string) =>
+  [...text.split(`\n## ${title}\n`)[1].split("\n## ")[0].matchAll(/^```(?:sh)?\n(.+?)\n```$/gms)]
+    .map(([, block]) => block);
+
+const [START, START_ON_DENO, LISTENING, TRY, TRY_ON_DENO, PRINTED, SHIP, SHIPPED] = blocks(
+  README,
+  "Start",
+);
+const [HEALTHY, PASSED] = PRINTED.split("\n");
+
+/** How to prepare the copy behind `cd shop`, and to start, probe and test the service. */
+const WAYS = [[START, TRY], [START_ON_DENO, TRY_ON_DENO]].map(([first, rest]) => {
+  const prepare = first.split("\n").slice(2);
+  const start = prepare.pop()!;
+  const [probe, tests] = rest.split("\n");
+  return { prepare: prepare.join("\n"), start, probe, tests };
 });
+const [ON_NODE, ON_DENO] = WAYS;
 const shell: Runtime = { name: "sh", path: "bash", options: [] };
 const deno = denoPath();
 const PATH = `${dirname(deno)}:${process.env.PATH}`;
@@ -53,74 +63,62 @@ const PATH = `${dirname(deno)}:${process.env.PATH}`;
 async function run(command: string, env: Record<string, string> = {}): Promise<string> {
   const inherited: NodeJS.ProcessEnv = { ...process.env, PATH, NO_COLOR: "1", ...env };
   delete inherited.NODE_TEST_CONTEXT; // with it Node.js runs no test inside a test
-  return (await promisify(execFile)("bash", ["-c", command], { cwd: COPY, env: inherited })).stdout
+  return (await promisify(execFile)("bash", ["-ec", command], { cwd: COPY, env: inherited })).stdout
     .trim();
 }
 
-test("the README is short", () => {
-  const lines = README.trimEnd().split("\n").length;
-  assert.ok(lines <= LINES_MAX, `${lines} lines`);
+test("each command of the start can be typed in cmd, PowerShell 5.1, sh and zsh", () => {
+  const commands = [START, START_ON_DENO, TRY, TRY_ON_DENO, SHIP].join("\n");
+  assert.doesNotMatch(commands, /&&|[;'`$\\<>|]| #|^#/m);
 });
 
 test("the README starts a copy as docs/copy.md does, which is tried", () => {
-  const [start, onDeno] = [
-    ...readFileSync(`${ROOT}/docs/copy.md`, "utf8").matchAll(/^```sh\n(.+?)\n```$/gms),
-  ];
-  assert.ok(README.includes(`\`\`\`sh\n${start[1]}\n# On Deno alone: ${onDeno[1]}\n\`\`\`\n`));
+  const [start, onDeno] = blocks(readFileSync(`${ROOT}/docs/copy.md`, "utf8"), "Start");
+  assert.equal(START, `${start}\n${ON_NODE.start}`);
+  assert.equal(START_ON_DENO, `${onDeno}\n${ON_DENO.start}`);
 });
 
-test("npm start and the probe print what is shown, and so do their likes on Deno", async () => {
-  const port = `${await freePort()}`;
-  const env = { PORT: port };
-  for (const command of [START.command, START.onDeno, "deno run -P --no-prompt main.ts"]) {
-    const program = launch(["-c", `cd "$COPY" && ${command.replace("&& ", "&& exec ")}`], {
-      ...env,
-      PATH,
-      COPY,
-    }, {
-      runtime: shell,
-    });
+for (const { prepare, start, probe } of WAYS) {
+  test(`${start} and ${probe} print what is shown`, async () => {
+    await run(prepare);
+    const port = `${await freePort()}`;
+    const env = { PORT: port };
+    const program = launch(
+      ["-c", `cd "$COPY" && exec ${start}`],
+      { ...env, PATH, COPY },
+      { runtime: shell },
+    );
     try {
-      await untilPrinted(
-        program,
-        () => program.stdout.includes(`${START.output.replace("8080", port)}\n`),
-      );
-      for (
-        const probe of [
-          PING.command,
-          PING.onDeno,
-          "deno run -P --no-prompt main.ts --ping; echo $?",
-        ]
-      ) {
-        assert.equal(await run(probe, env), PING.output.replace("8080", port), probe);
-      }
+      const line = LISTENING.replace("8080", port);
+      await untilPrinted(program, () => program.stdout.includes(`${line}\n`));
+      assert.equal(await run(probe, env), HEALTHY.replace("8080", port));
       program.kill("SIGTERM");
       await program.exit;
       await assert.rejects(fetch(`http://127.0.0.1:${port}/`), "nothing is left behind");
+      await assert.rejects(run(probe, env), { code: 1 }, "a stopped service is unhealthy");
     } finally {
       program.kill("SIGKILL");
     }
-  }
-});
+  });
+}
 
-test("npm test prints what is shown, and so does its like on Deno", async () => {
-  const shown = TEST.output.replace("… ", "");
-  const withoutTime = (line = "") => line.replace(/\d+m?s\)$/, "");
-  assert.match(shown, /^ok \|/);
-  for (const command of [TEST.command, TEST.onDeno]) {
-    assert.equal(withoutTime((await run(command)).split("\n").at(-1)), withoutTime(shown), command);
-  }
-});
+for (const { tests } of WAYS) {
+  test(`${tests} prints what is shown`, async () => {
+    const withoutTime = (line = "") => line.replace(/\d+m?s\)$/, "");
+    assert.match(PASSED, /^ok \|/);
+    assert.equal(withoutTime((await run(tests)).split("\n").at(-1)), withoutTime(PASSED));
+  });
+}
 
 test("docker compose and docker run ship it", { skip }, async () => {
   const [plain] = IMAGES;
   const env = { COMPOSE_PROJECT_NAME: NAME, PUBLISHED_PORT: `${await freePort()}` };
   try {
-    assert.equal(`… ${(await run(SHIP.command, env)).split("\n").at(-1)}`, SHIP.output);
+    assert.equal((await run(SHIP, env)).split("\n").at(-1), SHIPPED);
   } finally {
     await run("docker compose down --volumes --rmi local", env);
   }
-  const row = /^\| Docker +\| `(.+?)`/m.exec(README)![1];
+  const row = /^\| Docker +\| `(.+?)`<br>`(.+?)` +\|/m.exec(README)!.slice(1).join("\n");
   const command = row.replace("run -p 8080:8080", `run --detach -p 127.0.0.1::8080`).replace(
     /heartbeat/g,
     plain,
@@ -181,12 +179,15 @@ test(
   async () => {
     moveIn();
     const PATH_OF_NODE = `${dirname(sqlite!)}:${PATH}`;
-    await run("npm install && npx deno fmt", { PATH: PATH_OF_NODE });
+    await run("npm install\nnpm run fmt", { PATH: PATH_OF_NODE });
     assert.match(
-      await run(`${TEST.command} && npm run check`, { PATH: PATH_OF_NODE }),
+      await run(`${ON_NODE.tests} && npm run check`, { PATH: PATH_OF_NODE }),
       /a note that is posted is listed/,
     );
-    assert.match(await run(`${TEST.onDeno} && deno task check`), /a note that is posted is listed/);
+    assert.match(
+      await run(`${ON_DENO.tests} && deno task check`),
+      /a note that is posted is listed/,
+    );
     assert.deepEqual(await run("ls -A data"), ".gitignore", "no test touches the real notes");
   },
 );

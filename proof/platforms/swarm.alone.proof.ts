@@ -1,7 +1,7 @@
 /**
- * A rolling update of deploy/stack.yaml under load, on one node. The clients ask through the published port. That needs
- * IPVS in the kernel; without it they ask inside the stack's network, and the test says so. Without a Docker engine it
- * skips, and says so; in CI that is a failure.
+ * A rolling update of deploy/stack.yaml under load, on one node. The clients ask through the
+ * published port. That needs IPVS in the kernel; without it they ask inside the stack's network,
+ * and the test says so. Without a Docker engine it skips, and says so; in CI that is a failure.
  *
  *     node --import tsx --test proof/platforms/swarm.alone.proof.ts
  */
@@ -72,7 +72,9 @@ async function underLoadInside(target: Target, body: () => Promise<void>): Promi
   ]);
   let printed = "";
   for (const output of [clients.stdout, clients.stderr]) {
-    output.on("data", (chunk) => printed += chunk);
+    output.on("data", (chunk) => {
+      printed += chunk;
+    });
   }
   const exit = once(clients, "exit");
   try {

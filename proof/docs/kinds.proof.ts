@@ -1,0 +1,198 @@
+/**
+ * Holds that a copy for both runtimes, for Node.js alone and for Deno alone is first class: starts
+ * each by the lines of docs/copy.md on a machine that has no other runtime, and does what an owner
+ * does with it on the first day.
+ */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import process from "node:process";
+import { after, before, test } from "node:test";
+import {
+  blocks,
+  edit,
+  filesOf,
+  FOLDER,
+  type Kind,
+  KINDS,
+  packageCommands,
+  pathWith,
+  removeCopies,
+  serveArchive,
+  shell,
+  startCopy,
+} from "../support/copies.ts";
+import { docker, skip } from "../support/engine.ts";
+import { freePort } from "../support/harness.ts";
+
+const TIMEOUT_MS = 300_000;
+const START_LIMIT_MS = 60_000;
+const [START, START_ON_DENO, BEGIN] = blocks("Start");
+const [ONLY_NODE, ONLY_DENO] = blocks("One runtime");
+
+/** A route that uses a package, and what it answers. */
+interface Use {
+  package: string;
+  route: string;
+  answer: RegExp;
+}
+
+const ZOD: Use = {
+  package: "zod",
+  route: `
+  const { z } = await import("zod");
+  app.get("/used", (c) => c.text(z.string().parse("checked by zod")));
+`,
+  answer: /^checked by zod$/,
+};
+/** Has native parts. */
+const ARGON2: Use = {
+  package: "@node-rs/argon2",
+  route: `
+  const { hash } = await import("@node-rs/argon2");
+  app.get("/used", async (c) => c.text(await hash("tea")));
+`,
+  answer: /^\$argon2id\$/,
+};
+
+/** What an owner of a kind types, and what their copy lacks. */
+const COPIES = {
+  both: {
+    start: START,
+    only: undefined,
+    run: (script: string) => `npm run --silent ${script}`,
+    manager: "npm",
+    lacks: /^$/,
+    runtime: "/bin/deno",
+    use: ZOD,
+    old: "npm install hono@4.13.17",
+  },
+  node: {
+    start: START,
+    only: ONLY_NODE,
+    run: (script: string) => `npm run --silent ${script}`,
+    manager: "npm",
+    lacks: /^(deno\.|test-deadline|tools\/(only|dependencies))/,
+    runtime: "/bin/node",
+    use: ARGON2,
+    old: "npm install hono@4.13.17",
+  },
+  deno: {
+    start: START_ON_DENO,
+    only: ONLY_DENO,
+    run: (script: string) => `deno task --quiet --frozen ${script}`,
+    manager: "deno",
+    lacks: /^(package|tsconfig|\.npmrc|exec|tools\/)/,
+    runtime: "/bin/deno",
+    use: ZOD,
+    old: "deno add --save-exact npm:hono@4.13.17",
+  },
+} as const satisfies Record<Kind, unknown>;
+
+before(serveArchive);
+after(removeCopies);
+
+/** Starts a command of the owner's in a process group, which ends with the body. */
+async function withCommand(
+  shop: string,
+  command: string,
+  env: Record<string, string>,
+  body: (stop: () => Promise<number | null>) => Promise<void>,
+) {
+  const child = spawn("sh", ["-c", `exec ${command}`], {
+    cwd: shop,
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "pipe", "inherit"],
+    detached: true,
+  });
+  const exit = new Promise<number | null>((resolve) => child.once("exit", resolve));
+  const timer = setTimeout(() => process.kill(-child.pid!, "SIGKILL"), START_LIMIT_MS);
+  let printed = "";
+  try {
+    for await (const chunk of child.stdout!) {
+      printed += chunk;
+      if (printed.includes("Listening on ")) break;
+    }
+    assert.match(printed, /Listening on /, command);
+    child.stdout!.resume();
+    await body(() => {
+      process.kill(child.pid!, "SIGTERM");
+      return exit;
+    });
+  } finally {
+    clearTimeout(timer);
+    try {
+      process.kill(-child.pid!, "SIGKILL");
+    } catch { /* all of them have ended */ }
+  }
+}
+
+for (const kind of KINDS) {
+  const { start, only, run, lacks, manager, runtime, use, old } = COPIES[kind];
+  const shop = `${FOLDER}/${kind}/shop`;
+  const path = () => ({ PATH: pathWith(kind) });
+
+  test(`${kind}: the page's lines make a copy that is green`, { timeout: TIMEOUT_MS }, async () => {
+    await startCopy(kind, start, path());
+    await shell(shop, BEGIN, path());
+    if (only) await shell(shop, only, path());
+    const files = await filesOf(shop);
+    assert.deepEqual(files.filter((file) => lacks.test(file)), []);
+    const example = readFileSync(`${shop}/main.test.ts`, "utf8");
+    assert.equal(example.includes('"Deno" in globalThis'), kind === "both");
+    const workflows = ["ci", "heartbeat"].map((name) =>
+      readFileSync(`${shop}/.github/workflows/${name}.yml`, "utf8")
+    ).join("");
+    assert.equal(/setup-deno/.test(workflows), kind !== "node");
+    assert.equal(/setup-node|npm/.test(workflows), kind !== "deno");
+    await shell(shop, "git add . && git commit --quiet --message kind", path());
+    await shell(shop, `${run("check")} && ${run("test")}`, path());
+    assert.equal(await shell(shop, "git status --short"), "", "it left something behind");
+  });
+
+  test(`${kind}: it starts, answers, proves its health and stops`, {
+    timeout: TIMEOUT_MS,
+  }, async () => {
+    const env = { ...path(), PORT: `${await freePort()}`, HOST: "127.0.0.1" };
+    await withCommand(shop, run("start"), env, async (stop) => {
+      assert.match(await shell(shop, run("ping"), env), /^healthy: /m);
+      assert.equal(await stop(), 0);
+    });
+    await withCommand(shop, run("dev"), env, async () => {
+      assert.match(await shell(shop, run("ping"), env), /^healthy: /m);
+    });
+  });
+
+  test(`${kind}: a package is added and Hono is upgraded`, { timeout: TIMEOUT_MS }, async () => {
+    const manifest = manager === "npm" ? "package.json" : "deno.json";
+    const version = () =>
+      /"hono": "[^\d]*([\d.]+)"/.exec(readFileSync(`${shop}/${manifest}`, "utf8"));
+    await shell(shop, packageCommands("Add")[manager].replace("zod", use.package), path());
+    await shell(shop, old, path());
+    assert.equal(version()?.[1], "4.13.17");
+    await shell(shop, packageCommands("Upgrade")[manager], path());
+    assert.notEqual(version()?.[1], "4.13.17");
+    edit(shop, "main.ts", /(?<=YOUR ROUTES BEGIN HERE.*\n)/, use.route);
+    await shell(shop, `${run("check")} && ${run("test")}`, path());
+  });
+
+  test(`${kind}: docker build and compose mean its runtime`, {
+    skip,
+    timeout: TIMEOUT_MS,
+  }, async () => {
+    const image = (await shell(shop, "docker build --quiet .")).trim();
+    const entry = await docker(["inspect", "--format", "{{json .Config.Entrypoint}}", image]);
+    assert.ok(JSON.parse(entry).includes(runtime), entry);
+    const port = await freePort();
+    const project = `heartbeat-${kind}-${process.pid}`;
+    const env = { COMPOSE_PROJECT_NAME: project, PUBLISHED_PORT: `${port}` };
+    try {
+      await shell(shop, "docker compose up --build --wait", env);
+      const answer = await fetch(`http://127.0.0.1:${port}/used`);
+      assert.match(await answer.text(), use.answer);
+    } finally {
+      await shell(shop, "docker compose down --volumes --rmi local", env);
+      await docker(["image", "rm", "--force", image]).catch(() => {}); // compose may have had it
+    }
+  });
+}

@@ -1,0 +1,384 @@
+/**
+ * Shows that each known limit of docs/containers.md is still there, on the runtimes that it names.
+ * A limit that is gone fails: then its line leaves the document.
+ */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { copyFileSync, readFileSync, rmSync } from "node:fs";
+import { connect } from "node:net";
+import process from "node:process";
+import { describe, test } from "node:test";
+import { WebSocket } from "ws";
+import {
+  allRuntimes,
+  Client,
+  type Env,
+  launch,
+  ROOT,
+  type Runtime,
+  scratch,
+  type Service,
+  untilPrinted,
+  withRoutes,
+} from "../support/harness.ts";
+
+const DOCUMENT = readFileSync(`${ROOT}/docs/containers.md`, "utf8");
+
+const ROUTES = `
+  const { streamSSE } = await import("hono/streaming");
+  const { compress } = await import("hono/compress");
+  app.use("/long", compress());
+  app.get("/long", (c) => c.text("a".repeat(5000)));
+  app.get("/count", (c) => c.text("counted"));
+  app.get("/crash", () => {
+    setTimeout(() => { throw new Error("a crash"); }, 10);
+    return new Promise<Response>(() => {});
+  });
+  if (typeof Deno === "undefined") {
+    const { etag } = await import("hono/etag");
+    const { serveStatic } = await import("@hono/node-server/serve-static");
+    app.use("/main.ts", etag(), serveStatic({ root: import.meta.dirname }));
+  }
+  app.get("/throws", (c) =>
+    streamSSE(c, async () => {
+      throw new Error("in the stream");
+    }));
+  app.get("/slow", async (c) => (await sleep(300), c.text("slow")));
+  app.get("/endless", (c) =>
+    c.body(
+      new ReadableStream({
+        async pull(body) {
+          await sleep(20);
+          body.enqueue(new Uint8Array(9));
+        },
+      }),
+    ));
+  app.get("/fails", (c) =>
+    c.body(
+      new ReadableStream({
+        async pull(body) {
+          await sleep(20);
+          body.error(new Error("the body fails"));
+        },
+      }),
+    ));
+  app.get("/length", (c) => c.body("four", 200, { "Content-Length": "10" }));
+  app.post("/ignored", (c) => c.text("ignored"));
+  app.post("/late", (c) =>
+    c.body(
+      new ReadableStream({
+        async start(body) {
+          await sleep(50);
+          body.enqueue(new TextEncoder().encode(await c.req.text().catch(String)));
+          body.close();
+        },
+      }),
+      400,
+    ));
+`;
+const WEBSOCKET = `
+  const { WebSocketServer } = await import("${ROOT}/proof/node_modules/ws/wrapper.mjs");
+  return { websocket: { server: new WebSocketServer({ noServer: true }) } };
+`;
+/** Begins work at a message, and tells of both its ends. */
+const EVENTS = `
+  const events = {
+    async onMessage() {
+      console.log("begun");
+      await sleep(300);
+      console.log("done");
+    },
+  };
+`;
+const ON_NODE = `${EVENTS}
+  const { upgradeWebSocket } = await import("@hono/node-server");
+  app.get("/work", upgradeWebSocket(() => events));
+  ${WEBSOCKET}
+`;
+const ON_DENO = `${EVENTS}
+  const { upgradeWebSocket } = await import("hono/deno");
+  app.get("/work", upgradeWebSocket(() => events));
+`;
+/** A stop that is held goes on until then. */
+const HELD: Env = { SHUTDOWN_TIMEOUT_MS: "500" };
+
+const post = (path: string, headers: string, body: string) =>
+  `POST ${path} HTTP/1.1\r\nHost: a\r\n${headers}\r\n\r\n${body}`;
+const upgrade = (protocol: string, more = "") =>
+  `GET /count HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n${more}\r\n`;
+/** The line of a path in the access log. */
+const lineOf = (service: Service, path: string) =>
+  untilPrinted(
+    service,
+    () => service.stdout.split("\n").find((line) => line.includes(`"path":"${path}"`)),
+  );
+
+/** Whether a request has a line: the one of a later request is awaited. */
+async function assertNoLine(service: Service, status: number) {
+  await (await fetch(`http://127.0.0.1:${service.port}/count`)).text();
+  await lineOf(service, "/count");
+  assert.doesNotMatch(service.stdout, new RegExp(`"status":${status}`));
+}
+
+async function assertAbandoned(service: Service) {
+  const socket = new WebSocket(`ws://127.0.0.1:${service.port}/work`);
+  await once(socket, "open");
+  socket.send("work");
+  await untilPrinted(service, () => /^begun$/m.exec(service.stdout));
+  service.kill("SIGTERM");
+  assert.equal(await service.exit, 0);
+  assert.doesNotMatch(service.stdout, /^done$/m);
+}
+
+/** Runs main.ts by another name. */
+async function assertSilent() {
+  const folder = scratch();
+  try {
+    copyFileSync(`${ROOT}/main.ts`, `${folder}/shop.ts`);
+    const runtime: Runtime = { name: "tsx", path: process.execPath, options: [] };
+    const program = launch(["--import", "tsx", `${folder}/shop.ts`], { PORT: "0" }, { runtime });
+    assert.equal(await program.exit, 0);
+    assert.equal(program.stdout + program.stderr, "");
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+interface Limit {
+  /** The first words of the limit in the document. */
+  limit: string;
+  on: (runtime: Runtime) => boolean;
+  routes?: string;
+  holds: (service: Service, client: Client) => Promise<void>;
+}
+const anywhere = () => true;
+const onDeno = ({ name }: Runtime) => name === "Deno";
+const onNode = ({ name }: Runtime) => name !== "Deno";
+
+const LIMITS: Limit[] = [
+  {
+    limit: "A request in flight when a crash ends the service has no line",
+    on: anywhere,
+    async holds(service, client) {
+      client.get("/crash");
+      assert.notEqual(await service.exit, 0);
+      assert.doesNotMatch(service.stdout + service.stderr, /"path":"\/crash"/);
+    },
+  },
+  {
+    limit: "The work that a WebSocket message began is abandoned at a stop",
+    on: onDeno,
+    routes: ON_DENO,
+    holds: assertAbandoned,
+  },
+  {
+    limit: "The work that a WebSocket message began is abandoned at a stop",
+    on: onNode,
+    routes: ON_NODE,
+    holds: assertAbandoned,
+  },
+  {
+    limit: "`compress` sends HEAD the length of what it would compress",
+    on: anywhere,
+    async holds(_service, client) {
+      const fields = "Host: a\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n";
+      client.send(`HEAD /long HTTP/1.1\r\n${fields}`);
+      await client.ended;
+      assert.match(client.received, /^content-length: 5000\r$/im);
+      assert.doesNotMatch(client.received, /content-encoding/i);
+    },
+  },
+  {
+    limit: "`serveStatic` ignores `If-Range`",
+    on: onNode,
+    async holds({ port }) {
+      const headers = { Range: "bytes=0-1", "If-Range": "Thu, 01 Jan 1970 00:00:00 GMT" };
+      const response = await fetch(`http://127.0.0.1:${port}/main.ts`, { headers });
+      await response.arrayBuffer();
+      assert.equal(response.status, 206);
+    },
+  },
+  {
+    limit: "`etag()` hashes the part that a 206 answers",
+    on: onNode,
+    async holds({ port }) {
+      const tagOf = async (Range: string) => {
+        const response = await fetch(`http://127.0.0.1:${port}/main.ts`, { headers: { Range } });
+        await response.arrayBuffer();
+        return response.headers.get("ETag") ?? assert.fail("no ETag");
+      };
+      assert.notEqual(await tagOf("bytes=0-1"), await tagOf("bytes=5-9"));
+    },
+  },
+  {
+    limit: "A request with two `Host` fields is answered",
+    on: onNode,
+    async holds(_service, client) {
+      client.send("GET /count HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n");
+      await client.until(/^HTTP\/1\.1 200 /);
+    },
+  },
+  {
+    limit: "Before Node.js 22.18 a renamed `main.ts` ends with 0 and without a word",
+    on: ({ name }) => name === "tsx" && !("main" in import.meta),
+    holds: assertSilent,
+  },
+  {
+    limit: "A path of 60 KB is answered, and is in the log in one line",
+    on: onDeno,
+    async holds(service, client) {
+      const path = `/${"a".repeat(60_000)}`;
+      await client.get(path).until(/^HTTP\/1\.1 404 /);
+      await lineOf(service, path);
+    },
+  },
+  {
+    limit: "A client that half-closes its connection loses a slow answer",
+    on: anywhere,
+    async holds(_service, client) {
+      client.socket.end("GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+      await client.ended;
+      assert.equal(client.received, "");
+    },
+  },
+  {
+    limit: "Hono prints what fails in `streamSSE()` or `stream()`",
+    on: anywhere,
+    async holds(service, client) {
+      client.get("/throws");
+      assert.doesNotMatch(await lineOf(service, "/throws"), /"error"/);
+      await untilPrinted(service, () => /^Error: in the stream\n +at /m.test(service.stderr));
+    },
+  },
+  {
+    limit: "A request that is cut has no line in the log",
+    on: anywhere,
+    async holds(service, client) {
+      await client.get("/endless").until(/\r\n\r\n/);
+      service.kill("SIGTERM");
+      assert.equal(await service.exit, 1);
+      assert.match(service.stderr, /^Cut after 500 ms, requests in flight: 1$/m);
+      assert.doesNotMatch(service.stdout + service.stderr, /endless/);
+    },
+  },
+  ...(["SIGHUP", "SIGQUIT"] as const).map((signal): Limit => ({
+    limit: "SIGHUP and SIGQUIT end the service without a drain",
+    on: anywhere,
+    async holds(service) {
+      service.kill(signal);
+      await service.exit;
+      assert.doesNotMatch(service.stdout, /Draining/);
+    },
+  })),
+  {
+    limit: "A request whose headers are over 16 KB gets 431",
+    on: onNode,
+    async holds(service, client) {
+      client.send(`GET / HTTP/1.1\r\nHost: a\r\nCookie: ${"a".repeat(20_000)}\r\n\r\n`);
+      await client.until(/^HTTP\/1\.1 431 /);
+      await assertNoLine(service, 431);
+    },
+  },
+  {
+    limit: "A body that is shorter than its `Content-Length`",
+    on: onNode,
+    async holds({ port }) {
+      const answer = fetch(`http://127.0.0.1:${port}/length`, { signal: AbortSignal.timeout(500) });
+      await assert.rejects(answer.then((response) => response.text()), { name: "TimeoutError" });
+    },
+  },
+  {
+    limit: "With a WebSocket server, on Node.js 20, an upgrade",
+    on: (runtime) =>
+      onNode(runtime) && runtime.name === "tsx" && Number(process.versions.node.split(".")[0]) < 24,
+    routes: WEBSOCKET,
+    async holds(_service, client) {
+      await client.send(upgrade("h2c")).until(/^HTTP\/1\.1 400 /);
+    },
+  },
+  {
+    limit: "With a WebSocket server, a WebSocket request to an ordinary route",
+    on: onNode,
+    routes: WEBSOCKET,
+    async holds(_service, client) {
+      const key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+      await client.send(upgrade("websocket", key)).until(
+        /^HTTP\/1\.1 200 [^]*Content-Length: 0\r\n/i,
+      );
+    },
+  },
+  {
+    limit: "A request to upgrade that has a body or a `Content-Length` gets 400",
+    on: onDeno,
+    async holds(service, client) {
+      await client.send(upgrade("h2c", "Content-Length: 4\r\n") + "four").until(/^HTTP\/1\.1 400 /);
+      await assertNoLine(service, 400);
+    },
+  },
+  {
+    limit:
+      "A client that leaves before or in the middle of an answer is logged without `incomplete`",
+    on: onDeno,
+    async holds(service, client) {
+      await client.get("/endless").until(/\r\n\r\n/);
+      client.socket.destroy();
+      assert.doesNotMatch(await lineOf(service, "/endless"), /incomplete/);
+    },
+  },
+  {
+    limit: "A body that fails is printed by the runtime",
+    on: onDeno,
+    async holds(service, client) {
+      client.get("/fails");
+      assert.doesNotMatch(await lineOf(service, "/fails"), /"error"|incomplete/);
+      await untilPrinted(service, () => /^Error: the body fails\n +at /m.test(service.stderr));
+    },
+  },
+  {
+    limit: "A body that fails over HTTP/1.0, without a length, ends like a complete one",
+    on: onDeno,
+    async holds({ port }) {
+      const socket = connect(port, "127.0.0.1").end("GET /fails HTTP/1.0\r\n\r\n");
+      let received = "";
+      for await (const chunk of socket) received += chunk; // throws if the connection is reset
+      assert.match(received, /^HTTP\/1\.0 200 /);
+    },
+  },
+  {
+    limit: "A client that owes the rest of a body holds a stop",
+    on: onDeno,
+    async holds(service, client) {
+      await client.send(post("/ignored", "Content-Length: 100", "0123")).until(/ignored$/);
+      service.kill("SIGTERM");
+      assert.equal(await service.exit, 1);
+      assert.match(service.stderr, /none, but connections still open/);
+    },
+  },
+  {
+    limit: "An answer of 400 or above that reads the request's body late",
+    on: onDeno,
+    async holds(_service, client) {
+      await client.send(post("/late", "Content-Length: 4", "four")).until(
+        /^HTTP\/1\.1 400 [^]*Body already consumed/,
+      );
+    },
+  },
+];
+
+for (const runtime of allRuntimes()) {
+  describe(`known limits, ${runtime.name}`, () => {
+    for (const { limit, routes = "", holds } of LIMITS.filter(({ on }) => on(runtime))) {
+      test(limit, async () => {
+        assert.ok(DOCUMENT.includes(`| ${limit}`), "the document has this limit");
+        await withRoutes(HELD, ROUTES + routes, async (service) => {
+          const client = new Client(service.port);
+          try {
+            await holds(service, client);
+          } finally {
+            client.socket.destroy();
+          }
+        }, { runtime });
+      });
+    }
+  });
+}

@@ -1,0 +1,218 @@
+/**
+ * Holds how a copy takes a newer heartbeat: runs the shell steps of the copy's own heartbeat.yml,
+ * which are the lines of docs/copy.md, in a copy of each kind against local repositories, with and
+ * without a conflict. Not run: the actions that set up a runtime, and `gh pr create`, which needs
+ * GitHub.
+ */
+import assert from "node:assert/strict";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { parse } from "yaml";
+import {
+  blocks,
+  edit,
+  failure,
+  FOLDER,
+  type Kind,
+  KINDS,
+  pathWith,
+  removeCopies,
+  serveArchive,
+  shell,
+  unpackArchive,
+  write,
+} from "../support/copies.ts";
+import { copyProject, ROOT } from "../support/harness.ts";
+
+const TIMEOUT_MS = 300_000;
+const UPSTREAM = `${FOLDER}/heartbeat`;
+const NEXT = "99.0.0";
+const BRANCH = `heartbeat-${NEXT}`;
+const [UPDATE] = blocks("Take a newer version");
+const [, OLD] = /heartbeat ([\d.]+): /.exec(readFileSync(`${ROOT}/main.ts`, "utf8"))!;
+const OURS = "// The next version was here.\n";
+const ROUTE = `
+  const { prices } = await import("./prices.ts");
+  app.get("/prices", (c) => c.json(prices));
+`;
+
+/** How an owner of a kind makes it, holds a package back, adds one, and checks. */
+const COMMANDS = {
+  both: {
+    only: "true",
+    packages: "npm install hono@4.13.17 zod",
+    check: "npm run --silent check",
+    manifest: "package.json",
+  },
+  node: {
+    only: "node tools/only.mjs node",
+    packages: "npm install hono@4.13.17 zod",
+    check: "npm run --silent check",
+    manifest: "package.json",
+  },
+  deno: {
+    only: "deno run -A tools/only.mjs deno",
+    packages: "deno add --quiet --save-exact npm:hono@4.13.17 npm:zod",
+    check: "deno task --quiet --frozen check",
+    manifest: "deno.json",
+  },
+} as const satisfies Record<Kind, unknown>;
+
+/** Makes a repository of heartbeat with its present version and a next one. */
+async function makeUpstream() {
+  copyProject(UPSTREAM);
+  const release = (version: string) =>
+    shell(UPSTREAM, `git add . && git commit --quiet --message release && git tag v${version}`);
+  await shell(UPSTREAM, "git init --quiet");
+  await release(OLD);
+  edit(UPSTREAM, "main.ts", `heartbeat ${OLD}: `, `heartbeat ${NEXT}: `);
+  edit(UPSTREAM, "main.ts", /(?=\/\*\* Does what the arguments say)/, OURS);
+  edit(UPSTREAM, "Dockerfile", /^ARG DENO_VERSION=.*$/m, "ARG DENO_VERSION=9.9.9");
+  edit(UPSTREAM, "package.json", /"@hono\/node-server": ".*"/, '"@hono/node-server": "2.1.8"');
+  edit(UPSTREAM, "tools/package.json", /"@types\/node": ".*"/, '"@types/node": "^26.6.5"');
+  for (const file of ["tools/dependencies.mjs", "test-deadline.ts"]) {
+    writeFileSync(`${UPSTREAM}/${file}`, readFileSync(`${UPSTREAM}/${file}`, "utf8") + OURS);
+  }
+  write(UPSTREAM, "tools/new.mjs", OURS);
+  await release(NEXT);
+}
+
+/** Makes a copy of a kind with an owner's code and packages, and the host's repository of it. */
+async function makeCopy(kind: Kind, name: string): Promise<string> {
+  const shop = `${FOLDER}/${name}`;
+  const { only, packages } = COMMANDS[kind];
+  await unpackArchive(shop);
+  edit(shop, "main.ts", /(?<=YOUR ROUTES BEGIN HERE.*\n)/, ROUTE);
+  write(shop, "prices.ts", "/** What things cost. */\nexport const prices = { tea: 3 };\n");
+  const commands = `${only}
+    ${packages}
+    git init --quiet --initial-branch=main
+    git add .
+    git commit --quiet --message ours
+    git init --quiet --bare ../${name}.git
+    git remote add origin ../${name}.git
+    git push --quiet origin main`;
+  await shell(shop, commands, { PATH: pathWith(kind) });
+  return shop;
+}
+
+interface Step {
+  id?: string;
+  if?: string;
+  run?: string;
+  env?: Record<string, string>;
+}
+
+/** Runs the shell steps of heartbeat.yml in a copy, without the one that asks GitHub. */
+async function runWorkflow(shop: string, kind: Kind): Promise<string> {
+  const { jobs } = parse(readFileSync(`${shop}/.github/workflows/heartbeat.yml`, "utf8"));
+  const steps: Step[] = jobs.update.steps;
+  const outputs = new Map<string, string>();
+  const fill = (text: string) =>
+    text.replace(/\$\{\{ (.+?) \}\}/g, (_, name) => outputs.get(name) ?? "");
+  let said = "";
+  for (const { id, if: condition, run, env = {} } of steps) {
+    if (!run || run.includes("gh pr create")) continue;
+    if (condition && !outputs.get(condition)) continue;
+    const file = `${FOLDER}/output`;
+    writeFileSync(file, "");
+    said += await shell(shop, run, {
+      PATH: pathWith(kind),
+      CI: "true",
+      HEARTBEAT: UPSTREAM,
+      GITHUB_OUTPUT: file,
+      RUNNER_TEMP: FOLDER,
+      ...Object.fromEntries(Object.entries(env).map(([name, value]) => [name, fill(value)])),
+    });
+    for (const [, name, value] of readFileSync(file, "utf8").matchAll(/^(\w+)=(.*)$/gm)) {
+      outputs.set(`steps.${id}.outputs.${name}`, value);
+    }
+  }
+  return said;
+}
+
+before(async () => {
+  await serveArchive();
+  await makeUpstream();
+});
+after(removeCopies);
+
+test("the workflow runs the page's line, and does nothing in heartbeat itself", async () => {
+  const text = readFileSync(`${ROOT}/.github/workflows/heartbeat.yml`, "utf8");
+  const { jobs } = parse(text);
+  assert.equal(jobs.update.if, "github.repository != 'your-team/heartbeat'");
+  assert.ok(jobs.update.steps.some(({ run }: Step) => run?.includes(UPDATE)), UPDATE);
+  assert.match(await shell(UPSTREAM, UPDATE, { HEARTBEAT: UPSTREAM }), /is the newest$/m);
+});
+
+for (const kind of KINDS) {
+  const { check, manifest } = COMMANDS[kind];
+  const env = () => ({ PATH: pathWith(kind), HEARTBEAT: UPSTREAM });
+
+  test(`${kind}: a newer version arrives on a branch`, { timeout: TIMEOUT_MS }, async () => {
+    const shop = await makeCopy(kind, `${kind}-plain`);
+    const read = (file: string) => readFileSync(`${shop}/${file}`, "utf8");
+    const has = (file: string) => existsSync(`${shop}/${file}`) && read(file).includes(OURS);
+    await runWorkflow(shop, kind);
+    assert.equal(await shell(shop, "git status --short"), "", "all of it is committed");
+    const log = await shell(shop, `git log -1 --format=%s origin/${BRANCH}`);
+    assert.equal(log, `Take heartbeat ${NEXT}\n`);
+    assert.ok(read("main.ts").includes(ROUTE));
+    assert.ok(has("main.ts"));
+    assert.match(read("Dockerfile"), /^ARG DENO_VERSION=9\.9\.9$/m);
+    // Removed by the owner, or of the other runtime.
+    assert.equal(has("tools/new.mjs"), kind !== "deno");
+    assert.equal(has("tools/dependencies.mjs"), kind === "both");
+    assert.equal(has("test-deadline.ts"), kind !== "node");
+    // Our packages, or the owner's where they are higher; and the owner's own.
+    assert.match(read(manifest), /"hono": "\D*4\.13\.19"/);
+    assert.match(read(manifest), /"@hono\/node-server": "\D*2\.1\.9"/);
+    assert.match(read(manifest), /"zod": /);
+    await shell(shop, check, env());
+    assert.match(await shell(shop, UPDATE, env()), /is the newest$/m);
+    // The next Monday finds the branch, and leaves it alone.
+    await shell(shop, "git switch --quiet main");
+    assert.match(await runWorkflow(shop, kind), new RegExp(`refs/heads/${BRANCH}`));
+    assert.equal(await shell(shop, "git branch --show-current"), "main\n");
+  });
+
+  test(
+    `${kind}: a conflict is told, and shown on the branch`,
+    { timeout: TIMEOUT_MS },
+    async () => {
+      const shop = await makeCopy(kind, `${kind}-conflict`);
+      edit(shop, "Dockerfile", /^ARG DENO_VERSION=.*$/m, "ARG DENO_VERSION=9.8.7");
+      assert.match(await failure(shop, UPDATE, env()), /^Commit your work first/m);
+      await shell(shop, "git commit --quiet --all --message newer");
+      const said = await runWorkflow(shop, kind);
+      const log = await shell(shop, `git log -1 --format=%s origin/${BRANCH}`);
+      assert.equal(log, `Take heartbeat ${NEXT}, with conflicts\n`);
+      assert.match(
+        readFileSync(`${shop}/Dockerfile`, "utf8"),
+        /^<{7} ours\nARG DENO_VERSION=9\.8\.7/m,
+      );
+      assert.ok(readFileSync(`${shop}/main.ts`, "utf8").includes(OURS), "the rest is applied");
+      // As the page says: of a version the higher, then the command that was printed last.
+      edit(shop, "Dockerfile", /^<{7} .*\n[^]*?^={7}\n([^]*?)^>{7} .*\n/m, "$1");
+      assert.match(readFileSync(`${shop}/Dockerfile`, "utf8"), /^ARG DENO_VERSION=9\.9\.9$/m);
+      const [, command] = /^Resolve the conflicts.* Then: (.+)$/m.exec(said) ?? assert.fail(said);
+      await shell(shop, `${command} && git add --all && ${check}`, env());
+      assert.match(readFileSync(`${shop}/${manifest}`, "utf8"), /"hono": "\D*4\.13\.19"/);
+    },
+  );
+}
+
+test("both: by hand it commits nothing, and a conflict ends with exit code 1", {
+  timeout: TIMEOUT_MS,
+}, async () => {
+  const shop = await makeCopy("both", "by-hand");
+  const env = { PATH: pathWith("both"), HEARTBEAT: UPSTREAM };
+  const head = await shell(shop, "git rev-parse HEAD");
+  await shell(shop, UPDATE, env);
+  assert.equal(await shell(shop, "git rev-parse HEAD"), head);
+  await shell(shop, "git reset --quiet --hard && git clean --quiet -d --force", env);
+  edit(shop, "Dockerfile", /^ARG DENO_VERSION=.*$/m, "ARG DENO_VERSION=9.8.7");
+  await shell(shop, "git commit --quiet --all --message newer");
+  await failure(shop, UPDATE, env);
+  assert.match(await failure(shop, "git commit --message all"), /unmerged/i);
+});
