@@ -16,7 +16,7 @@ import {
   ROOT,
   type Runtime,
   scratch,
-  until,
+  untilPrinted,
 } from "../support/harness.ts";
 
 const read = (file: string) => readFileSync(`${ROOT}/${file}`, "utf8");
@@ -49,7 +49,7 @@ for (const command of ["npm start", "deno task start"]) {
       const env = { COPY: copy, PATH, PORT: `${port}`, HOST: "127.0.0.1" };
       const program = launch(["-c", `cd "$COPY" && exec ${command}`], env, { runtime: shell });
       try {
-        await until(program, () => program.stdout.includes("Listening"));
+        await untilPrinted(program, () => program.stdout.includes("Listening"));
         program.kill(signal);
         assert.equal(await program.exit, 0, program.stderr);
         assert.match(program.stdout, /^Draining, requests in flight: 0$/m);
