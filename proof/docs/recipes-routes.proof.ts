@@ -7,7 +7,13 @@ import { dirname } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { WebSocket } from "ws";
-import { allRuntimes, Client, denoPath, type Service, until } from "../support/harness.ts";
+import {
+  allRuntimes,
+  Client,
+  denoPath,
+  type Service,
+  until as eventually,
+} from "../support/harness.ts";
 import { assertUsed, blocksOf } from "./blocks.ts";
 import {
   addRoutes,
@@ -183,11 +189,11 @@ async function assertPush(service: Service) {
   const [staying, ...leaving] = clients;
   for (const { socket } of leaving) socket.destroy();
   const isAlone = async () => await order(service, "two") === 1;
-  await until(isAlone, "end of the subscriptions of those who left", STOP_MAX_MS);
+  await eventually(isAlone, "end of the subscriptions of those who left", STOP_MAX_MS);
   await staying.until(/data: two\n\n/);
   staying.socket.destroy();
   const isNobody = async () => await order(service, "three") === 0;
-  await until(isNobody, "end of the last subscription", STOP_MAX_MS);
+  await eventually(isNobody, "end of the last subscription", STOP_MAX_MS);
   await stop(service);
   assert.equal(service.stderr, "");
 }
@@ -246,11 +252,11 @@ async function assertProxied(service: Service, open: () => number) {
   await leaving.until(/data: first/);
   assert.equal(open(), 1);
   leaving.socket.destroy();
-  await until(async () => open() === 0, "end of the upstream's stream", STOP_MAX_MS);
+  await eventually(async () => open() === 0, "end of the upstream's stream", STOP_MAX_MS);
   const staying = new Client(service.port).get("/api/events");
   await staying.until(/data: first/);
   const ms = await stop(service);
   assert.ok(ms < STOP_MAX_MS, `${ms} ms`);
   await staying.ended;
-  await until(async () => open() === 0, "end of the upstream's stream", STOP_MAX_MS);
+  await eventually(async () => open() === 0, "end of the upstream's stream", STOP_MAX_MS);
 }

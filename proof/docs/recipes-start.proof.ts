@@ -12,6 +12,7 @@ import {
   missing,
   type Program,
   type Runtime,
+  until as eventually,
   untilPrinted,
 } from "../support/harness.ts";
 import { assertUsed, blocksOf } from "./blocks.ts";
@@ -112,7 +113,7 @@ for (const [name, line, node] of STARTS) {
     try {
       await pm2(line);
       const greets = () => fetch(url({ port }, "/greeting")).then(({ ok }) => ok, () => false);
-      await untilPrinted(greets, "service under PM2");
+      await eventually(greets, "service under PM2");
       const slow = assertAnswer(url({ port }, "/slow"), {}, 200, "slow");
       await pm2("pm2 stop shop");
       await slow;

@@ -20,7 +20,7 @@ import {
   TARGETS,
   withContainer,
 } from "../support/engine.ts";
-import { launch, ROOT, untilPrinted, withRoutesOf } from "../support/harness.ts";
+import { launch, ROOT, until, untilPrinted, withRoutesOf } from "../support/harness.ts";
 
 const ROUTES = `
 app.get("/slow", async (c) => { await sleep(1500); return c.text("whole"); });
@@ -56,7 +56,7 @@ for (const target of TARGETS) {
           socket.write("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n");
           const log = () => docker(["exec", container, ...probe]).then(() => true);
           const probe = await probeCommand(target);
-          await untilPrinted(log, "probe after the request");
+          await until(log, "probe after the request");
           const closed = once(socket, "close");
           await docker(["stop", container]);
           await closed;
