@@ -1,4 +1,7 @@
-/** An example to start from: a route asked in process, and the service as a process. `npm test` runs each *.test.ts. */
+/**
+ * An example to start from: a route asked in process, and the service as a process. `npm test` runs
+ * each *.test.ts.
+ */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,7 +18,10 @@ process.env.DATABASE = ":memory:";
 /** A started service opens a file, because a database in memory asks for no permission. */
 const DATABASE = `data/test-${process.pid}.db`;
 
-/** Runs main.ts on this runtime and stops it once `listening` resolves; returns its exit code and what it printed. */
+/**
+ * Runs main.ts on this runtime and stops it once `listening` resolves; returns its exit code and
+ * what it printed.
+ */
 async function run(args: string[], port: string, listening = async (_port: string) => {}) {
   const options = "Deno" in globalThis ? ["run", "-q", "-P", "--no-prompt"] : process.execArgv;
   const child = spawn(process.execPath, [...options, "main.ts", ...args], {
@@ -26,7 +32,9 @@ async function run(args: string[], port: string, listening = async (_port: strin
   });
   const exit = once(child, "close");
   let printed = "";
-  child.stderr.on("data", (chunk) => printed += chunk);
+  child.stderr.on("data", (chunk) => {
+    printed += chunk;
+  });
   try {
     for await (const chunk of child.stdout) {
       printed += chunk;

@@ -1,4 +1,7 @@
-/** Ten saves in a row under `npm run dev` and `deno task dev`: each reloads the service, and the one before drains. */
+/**
+ * Ten saves in a row under `npm run dev` and `deno task dev`: each reloads the service, and the one
+ * before drains.
+ */
 import assert from "node:assert/strict";
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";

@@ -1,7 +1,7 @@
 /**
- * Holds what makes the first hour the same on each machine, as far as Linux can: scripts and tasks that every shell
- * reads, a signal to npm or to `deno task` alone, tests that hang, and the line endings of a copy. Windows and macOS
- * themselves run in the workflow.
+ * Holds what makes the first hour the same on each machine, as far as Linux can: scripts and tasks
+ * that every shell reads, a signal to npm or to `deno task` alone, tests that hang, and the line
+ * endings of a copy. Windows and macOS themselves run in the workflow.
  */
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";

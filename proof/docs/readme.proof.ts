@@ -1,6 +1,7 @@
 /**
- * Holds the README: runs its commands in a copy of the project and compares what they print with what is shown. Pastes
- * its service and its test, and runs both on Deno, on Node.js (BENCH_NODE names one that has SQLite) and in the images.
+ * Holds the README: runs its commands in a copy of the project and compares what they print with
+ * what is shown. Pastes its service and its test, and runs both on Deno, on Node.js (BENCH_NODE
+ * names one that has SQLite) and in the images.
  */
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
@@ -59,7 +60,9 @@ const shell: Runtime = { name: "sh", path: "bash", options: [] };
 const deno = denoPath();
 const PATH = `${dirname(deno)}:${process.env.PATH}`;
 
-/** Runs a command in the copy, which may not fail, and returns what it printed on standard output. */
+/**
+ * Runs a command in the copy, which may not fail, and returns what it printed on standard output.
+ */
 async function run(command: string, env: Record<string, string> = {}): Promise<string> {
   const inherited: NodeJS.ProcessEnv = { ...process.env, PATH, NO_COLOR: "1", ...env };
   delete inherited.NODE_TEST_CONTEXT; // with it Node.js runs no test inside a test
@@ -263,8 +266,8 @@ for (const target of TARGETS) {
 test("Ctrl-C on the terminal of npm start lets a request in flight finish", async () => {
   const port = await freePort();
   const main = readFileSync(`${ROOT}/main.ts`, "utf8");
-  const route =
-    'app.get("/slow", async (c) => { console.log("in flight"); await sleep(700); return c.text("whole"); });';
+  const route = 'app.get("/slow", async (c) => { console.log("in flight"); await sleep(700); ' +
+    'return c.text("whole"); });';
   writeFileSync(`${COPY}/main.ts`, withRoutesOf(main, route));
   // A terminal of its own: there npm passes the signal on beside the terminal.
   const terminal = spawn("script", [
@@ -283,7 +286,9 @@ test("Ctrl-C on the terminal of npm start lets a request in flight finish", asyn
   const shows = async (text: string) => {
     while (!printed.includes(text)) await once(terminal.stdout, "data");
   };
-  terminal.stdout.on("data", (chunk) => printed += chunk);
+  terminal.stdout.on("data", (chunk) => {
+    printed += chunk;
+  });
   const exit = once(terminal, "exit");
   await shows("Listening");
   const slow = fetch(`http://127.0.0.1:${port}/slow`);

@@ -1,6 +1,7 @@
 /**
- * `node start.mjs START PROBE` runs START by this machine's shell, cmd on Windows, until PROBE succeeds. Then it ends
- * START with all that it started. It fails if PROBE does not succeed within the deadline.
+ * `node start.mjs START PROBE` runs START by this machine's shell, cmd on Windows, until PROBE
+ * succeeds. Then it ends START with all that it started. It fails if PROBE does not succeed within
+ * the deadline.
  */
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import process from "node:process";
