@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { rmSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
 import { addRoutes, createApp } from "./main.ts";
@@ -11,13 +12,16 @@ const DEADLINE_MS = 20_000;
 // A variable that your service needs is set here, because a test must not touch the real database.
 process.env.DATABASE = ":memory:";
 
+/** A started service opens a file, because a database in memory asks for no permission. */
+const DATABASE = `data/test-${process.pid}.db`;
+
 /** Runs main.ts on this runtime and stops it once `listening` resolves; returns its exit code and what it printed. */
 async function run(args: string[], port: string, listening = async (_port: string) => {}) {
   const options = "Deno" in globalThis ? ["run", "-q", "-P", "--no-prompt"] : process.execArgv;
   // The path goes by a variable, because Deno gives all permissions to a child whose path is its own.
   const child = spawn("sh", ["-c", 'exec "$RUNTIME" "$@"', "sh", ...options, "main.ts", ...args], {
     cwd: import.meta.dirname,
-    env: { ...process.env, RUNTIME: process.execPath, HOST: "127.0.0.1", PORT: port },
+    env: { ...process.env, RUNTIME: process.execPath, HOST: "127.0.0.1", PORT: port, DATABASE },
     timeout: DEADLINE_MS,
     killSignal: "SIGKILL",
   });
@@ -57,9 +61,15 @@ test("addRoutes() answers / when it is asked", async () => {
 });
 
 test("main() exits with 0 when a healthy service is sent SIGTERM", async () => {
-  const service = await run([], "0", async (port) => {
-    const probe = await run(["--ping"], port);
-    assert.equal(probe.code, 0, probe.printed);
-  });
-  assert.equal(service.code, 0, service.printed);
+  try {
+    const service = await run([], "0", async (port) => {
+      const probe = await run(["--ping"], port);
+      assert.equal(probe.code, 0, probe.printed);
+    });
+    assert.equal(service.code, 0, service.printed);
+  } finally {
+    for (const file of [DATABASE, `${DATABASE}-wal`, `${DATABASE}-shm`]) {
+      rmSync(`${import.meta.dirname}/${file}`, { force: true });
+    }
+  }
 });
