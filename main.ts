@@ -1,25 +1,28 @@
 /**
- * heartbeat 3.0.0: an HTTP service in one file that serves, proves its own health and stops well.
+ * heartbeat 4.0.0: an HTTP service in one file that serves, proves its own health and stops well.
  *
- *     npx tsx main.ts                         serve on Node.js
- *     deno run -P --no-prompt main.ts         serve on Deno
- *     deno run -P --no-prompt main.ts --ping  ask the running instance for /healthz: exit 0 if it is healthy, 1 if not
+ *     npx tsx main.ts                          serve on Node.js
+ *     deno run -P --no-prompt main.ts          serve on Deno
+ *     deno run -P --no-prompt main.ts --ping   ask the running instance for /healthz:
+ *                                              exit 0 if it is healthy, 1 if not
  *
  * @module
  */
 import type { HttpBindings, WebSocketServerLike } from "@hono/node-server";
-import type { Hono } from "hono";
+import type { Context, Hono } from "hono";
 import type { IncomingMessage, Server as HttpServer } from "node:http";
 
 /**
  * Your service: its routes, and what it opens and closes. The server listens once this resolves.
  *
  * @param app Takes the routes: https://hono.dev/docs/api/routing
- * @param tools `stopping` aborts when the drain begins; `log(c, fields)` adds to the request's line in the log
+ * @param tools `stopping` aborts when the server stops accepting. `log(c, fields)` adds to the
+ * request's line in the log
  * @returns Hooks: `ready` for /readyz, `close` for the end, `websocket` for Node.js
  */
 export async function addRoutes(app: App, { stopping, log }: Tools): Promise<Hooks | void> {
-  // ════════ YOUR ROUTES BEGIN HERE ════════ (import packages by `await import("…")`: --ping then does not load them)
+  // Import packages by `await import("…")`, because `--ping` then does not load them.
+  // ════════ YOUR ROUTES BEGIN HERE ════════
 
   app.get("/", (c) => c.text("It works: replace this route in main.ts with your own\n"));
 
@@ -36,19 +39,28 @@ export type App = Hono<{
 
 /** What a service is given. */
 export interface Tools {
-  /** Aborted when the drain begins: end streams and loops on it. */
+  /** Aborted when the server stops accepting: end streams and loops on it. */
   stopping: AbortSignal;
-  /** Adds fields to the request's line in the log. A field `error` sends the line to standard error. */
+  /**
+   * Adds fields to the request's line in the log. A field `error` sends the line to standard error.
+   * If it is an Error, the line gets its text, `cause` and `stack`.
+   */
   log(c: { env?: object }, fields: Record<string, unknown>): void;
 }
 
 /** What a service may return. */
 export interface Hooks {
-  /** Called for /readyz, at most once a second. Unready: it returns false, fails or takes longer than a second. */
+  /**
+   * Called for /readyz, at most once a second.
+   * The service is unready if it returns false, fails or takes longer than a second.
+   */
   ready?(): unknown;
-  /** Called after the drain, with the rest of SHUTDOWN_TIMEOUT_MS and at least a second. */
+  /** Called at the end, with the rest of SHUTDOWN_TIMEOUT_MS and at least a second. */
   close?(): unknown;
-  /** For Node.js, a WebSocketServer of `ws` with `noServer: true`: https://hono.dev/docs/helpers/websocket */
+  /**
+   * For Node.js, a WebSocketServer of `ws` with `noServer: true`:
+   * https://hono.dev/docs/helpers/websocket
+   */
   websocket?: {
     server: WebSocketServerLike & { clients?: Iterable<{ close(code: number): void }> };
   };
@@ -61,7 +73,8 @@ const READY_LIMIT_MS = 1000;
 const INTERNAL_ERROR = { error: "Internal Server Error" };
 
 /**
- * Builds the application with its health endpoints. Imports Hono here so that `--ping` does not load it.
+ * Builds the application with its health endpoints. Imports Hono here so that `--ping` does not
+ * load it.
  *
  * @param isDraining Whether the service was told to stop
  * @param ready Called for /readyz
@@ -73,94 +86,168 @@ export async function createApp(
 ): Promise<App> {
   const { Hono } = await import("hono");
   const app: App = new Hono();
-  const isReady = shareReady(ready);
+  const isReady = createReadyCheck(ready);
   const uncached = { "Cache-Control": "no-store" };
-  let healthy: Response | undefined; // made by the first request, because only then is Response the adapter's
 
   // Registered first: no middleware can break or delay the health endpoints.
-  app.get("/healthz", () => healthy ??= new Response(null, { headers: uncached }));
+  app.get("/healthz", (c) => c.body(null, 200, uncached));
   app.get("/readyz", async (c) => {
-    const status = isDraining() ? "draining" : await isReady() ? "ready" : "unready";
-    return c.json({ status }, status === "ready" ? 200 : 503, uncached);
+    if (isDraining()) return c.json({ status: "draining" }, 503, uncached);
+    if (await isReady()) return c.json({ status: "ready" }, 200, uncached);
+    return c.json({ status: "unready" }, 503, uncached);
   });
 
   app.notFound((c) => c.json({ error: "Not Found" }, 404));
-  app.onError((error, c) => {
-    const response = "getResponse" in error ? error.getResponse() : undefined; // an HTTPException
-    if (!response || response.status >= 500) noteError(c.env, error);
-    // c.newResponse() and c.json() keep the headers that were set before the error.
-    return response ? c.newResponse(response.body, response) : c.json(INTERNAL_ERROR, 500);
-  });
+  app.onError(answerError);
   return app;
 }
 
-/** Calls `ready` at most once in READY_LIMIT_MS, shares its outcome until then, and logs each change of it. */
-function shareReady(ready: () => unknown): () => Promise<boolean> {
+/** Returns a check that calls `ready` at most once in READY_LIMIT_MS, and logs each change. */
+function createReadyCheck(ready: () => unknown): () => Promise<boolean> {
   let askedMs = -Infinity;
-  let isReady = true;
-  let outcome = Promise.resolve(true);
-  const settle = (value: boolean, reason?: unknown) => {
-    if (value && !isReady) print(toLine({ status: "ready" }));
-    if (!value && isReady) {
-      print(toLine({ status: "unready", ...errorFields(reason) }), runtime.writeError);
+  let wasReady = true;
+  let answer = Promise.resolve(true);
+
+  const ask = async (): Promise<boolean> => {
+    try {
+      const value = await within(READY_LIMIT_MS, "ready()", ready);
+      if (value === false) throw new Error("ready() returned false");
+      if (!wasReady) print(toLine({ status: "ready" }));
+      wasReady = true;
+    } catch (error) {
+      const line = toLine({ status: "unready", ...errorFields(error) });
+      if (wasReady) print(line, runtime.writeError);
+      wasReady = false;
     }
-    return isReady = value;
+    return wasReady;
   };
+
   return () => {
-    if (performance.now() - askedMs < READY_LIMIT_MS) return outcome;
-    askedMs = performance.now();
-    return outcome = within(READY_LIMIT_MS, "ready()", ready)
-      .then(
-        (value) => settle(value !== false, "ready() returned false"),
-        (error) => settle(false, error),
-      );
+    const nowMs = performance.now();
+    if (nowMs - askedMs >= READY_LIMIT_MS) {
+      askedMs = nowMs;
+      answer = ask();
+    }
+    return answer;
   };
 }
 
+/**
+ * Answers what a route threw: an HTTPException as it says, a malformed body with 400, anything else
+ * with 500. Every answer of c.json() and c.newResponse() keeps the headers that were set before.
+ */
+async function answerError(error: Error, c: Context): Promise<Response> {
+  if ("getResponse" in error) return await answerException(error as HttpException, c);
+  const hasLeft = runtime.hasClientLeft(c.env, error);
+  if (!hasLeft && await isBodyMalformed(c, error)) {
+    return c.json({ error: "Malformed request body" }, 400);
+  }
+  log(c, { error });
+  return c.json(INTERNAL_ERROR, 500);
+}
+
+/** Hono's HTTPException, by its shape: a package may bring a second copy of the class. */
+type HttpException = Error & { getResponse(): Response };
+
+/** Answers an HTTPException. A plain text becomes `{"error": …}`, like every other error. */
+async function answerException(exception: HttpException, c: Context): Promise<Response> {
+  const response = exception.getResponse();
+  if (response.status >= 500) log(c, { error: exception });
+  const isText = response.headers.get("Content-Type")?.startsWith("text/plain");
+  if (!isText) return c.newResponse(response.body, response);
+  const text = await response.text();
+  response.headers.delete("Content-Length"); // the text's, not the JSON's
+  return c.json({ error: text || `Status ${response.status}` }, response);
+}
+
+/**
+ * Whether an error comes from parsing the request's body. Hono tells it by no type, so this parses
+ * the body that Hono has cached once more: the same error comes again.
+ */
+async function isBodyMalformed(c: Context, error: Error): Promise<boolean> {
+  const { text, formData } = c.req.bodyCache;
+  try {
+    await formData;
+    if (error instanceof SyntaxError && text !== undefined) JSON.parse(await text);
+    return false;
+  } catch (own) {
+    if (own === error) return true;
+    return own instanceof SyntaxError && own.message === error.message;
+  }
+}
+
 // ── Requests in flight ──
+
+/** Counts what is under way. */
+function createCounter() {
+  let count = 0;
+  let onZero = () => {};
+  return {
+    count: () => count,
+    up() {
+      count += 1;
+    },
+    down() {
+      count -= 1;
+      if (count === 0) onZero();
+    },
+    /** Resolves once the count is zero. */
+    zero(): Promise<void> {
+      return new Promise((resolve) => {
+        if (count === 0) resolve();
+        onZero = resolve;
+      });
+    },
+  };
+}
 
 /** Answers requests and knows how many are in flight. */
 export type Handler = ReturnType<typeof createHandler>;
 
 /**
- * Wraps the application: answers whatever its routes do, counts requests in flight, and logs each one when it is over.
+ * Wraps the application: answers whatever its routes do, counts requests in flight, and logs each
+ * one when it is over.
  *
  * @param isDraining Whether the service drains; each response then closes its connection
  * @param accessLog Whether every request is logged; if not, only a failed one is. Health never is
  */
 export function createHandler(app: App, isDraining: () => boolean, accessLog: boolean) {
-  let inFlight = 0;
-  let onIdle = () => {};
+  const inFlight = createCounter();
   return {
-    inFlight: () => inFlight,
+    inFlight: inFlight.count,
     /** Resolves once nothing is in flight. */
-    idle: () => new Promise<void>((resolve) => inFlight === 0 ? resolve() : onIdle = resolve),
+    idle: inFlight.zero,
     /**
-     * Answers a request. Returns a promise only where the route does, because the adapter of Node.js is faster without.
+     * Answers a request. Returns a promise only where the route does, because the adapter of
+     * Node.js is faster without.
      *
      * @param env What the runtime gives with the request: a new object for each request
      * @param over Resolves once the response was sent, rejects if the client left
      */
     answer(request: Request, env: object, over: Promise<unknown>): Response | Promise<Response> {
-      const startMs = accessLog ? performance.now() : 0;
+      const startMs = performance.now();
       const accept = (response: Response): Response => {
-        if (!(response instanceof Response && response.status)) {
-          throw new TypeError("the route returned no Response");
-        }
-        // An error answer reads away what its route did not, because an unread body holds or ends its connection.
-        const unread = response.status >= 400 && request.method !== "GET" && request.body;
-        if (unread && !unread.locked && unread !== response.body) {
-          unread.pipeTo(new WritableStream()).catch(() => {});
-        }
+        assertResponse(response);
+        if (response.status >= 400) readAway(request, response);
         return runtime.prepare(response, env, isDraining());
       };
       const fail = (thrown: unknown): Response => {
         noteError(env, thrown);
         return accept(Response.json(INTERNAL_ERROR, { status: 500 }));
       };
+      const end = async (isSent: boolean) => {
+        const { status } = await response; // a route may outlive its client
+        inFlight.down();
+        const ms = performance.now() - startMs;
+        if (accessLog || notes.has(env)) {
+          logRequest(request, env, { status, ms, isSent }, accessLog);
+        }
+      };
+
       let response: Response | Promise<Response>;
-      inFlight++;
+      inFlight.up();
       try {
+        if (request.method === "HEAD") keepBody(request);
         const returned = app.fetch(request, env);
         response = returned instanceof Promise
           ? returned.then(accept).catch(fail)
@@ -168,20 +255,47 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
       } catch (thrown) {
         response = fail(thrown);
       }
-      const end = async (isSent: boolean) => {
-        const { status } = response instanceof Promise ? await response : response; // a route may outlive its client
-        if (--inFlight === 0) onIdle();
-        if (accessLog || notes.has(env)) logRequest(request, env, status, startMs, isSent);
-      };
       over.then(() => end(true), () => end(false));
       return response;
     },
   };
 }
 
+/** Throws for what a route may return in place of a Response, and for Response.error(). */
+function assertResponse(returned: Response): void {
+  if (returned instanceof Response && returned.status) return;
+  throw new TypeError("the route returned no Response");
+}
+
+/**
+ * Reads away the body that the route of an error answer left unread, because it would hold or end
+ * the connection.
+ */
+function readAway(request: Request, response: Response): void {
+  if (request.method === "GET") return; // spares the look at the body
+  const { body } = request;
+  if (!body || body.locked || body === response.body) return;
+  body.pipeTo(new WritableStream()).catch(() => {});
+}
+
+/**
+ * Shows a HEAD to Hono's dispatch as a GET. For a HEAD Hono runs the GET's route and drops its
+ * body: an event stream then never ends, and Deno sends a length of 0 (no upstream issue yet).
+ * Only the first look at the method is the dispatch's; every later one sees HEAD.
+ */
+function keepBody(request: Request): void {
+  let isDispatched = false;
+  const get = () => {
+    if (isDispatched) return "HEAD";
+    isDispatched = true;
+    return "GET";
+  };
+  Object.defineProperty(request, "method", { get });
+}
+
 // ── The log ──
 
-/** Lines of the access log are gathered for this long, because one write costs as much as a request. */
+/** Lines of the access log are gathered for this long: one write costs as much as a request. */
 const GATHER_MS = 10;
 const ERROR_LIMIT_CHARS = 400;
 const STACK_LIMIT_CHARS = 1000;
@@ -189,45 +303,64 @@ const STACK_LIMIT_CHARS = 1000;
 /** Further fields of a request's line, by its `env`; most requests have none. */
 const notes = new WeakMap<object, Record<string, unknown>>();
 
+function note(env: object, fields: Record<string, unknown>): void {
+  notes.set(env, { ...notes.get(env), ...fields });
+}
+
 /** Adds fields to a request's line; does nothing without an `env`, as in `app.request()`. */
-const log: Tools["log"] = ({ env }, fields) =>
-  env && notes.set(env, Object.assign(notes.get(env) ?? {}, fields));
+function log({ env }: { env?: object }, fields: Record<string, unknown>): void {
+  if (!env) return;
+  note(env, fields);
+  if (fields.error instanceof Error) noteError(env, fields.error);
+}
 
-/** Notes what was thrown; after the client left it makes the request incomplete, not failed. */
-const noteError = (env: object, thrown: unknown) =>
-  env &&
-  log({ env }, runtime.hasClientLeft(env, thrown) ? { incomplete: true } : errorFields(thrown));
+/** Notes what was thrown; after the client left the request is incomplete, and has not failed. */
+function noteError(env: object, thrown: unknown): void {
+  if (runtime.hasClientLeft(env, thrown)) note(env, { error: undefined, incomplete: true });
+  else note(env, errorFields(thrown));
+}
 
-/** Logs a request that is over, on standard error if it failed. `startMs` is 0 if the access log is off. */
+/** What became of a request. `isSent` is false if its client left or its response was cut. */
+interface Outcome {
+  status: number;
+  ms: number;
+  isSent: boolean;
+}
+
+/** Logs a request that is over: on standard error if it failed, else if the access log is on. */
 function logRequest(
   { method, url }: Request,
   env: object,
-  status: number,
-  startMs: number,
-  isSent: boolean,
+  { status, ms, isSent }: Outcome,
+  accessLog: boolean,
 ): void {
-  const path = url.replace(/^\w+:\/\/[^/]*|[?#].*/g, ""); // without the query, which may hold secrets
+  const path = url.replace(/^\w+:\/\/[^/]*|[?#].*/g, ""); // without the query: it may hold secrets
   if (path === "/healthz" || path === "/readyz") return;
-  const note = notes.get(env);
-  const ms = startMs ? Math.round((performance.now() - startMs) * 1000) / 1000 : undefined;
-  const line = toLine({
-    method,
-    path,
-    status,
-    ms,
-    incomplete: !isSent || note?.incomplete || undefined,
-  }, note);
-  if (note?.error !== undefined) print(line, runtime.writeError);
-  else if (startMs && gathered.push(line) === 1) setTimeout(flush, GATHER_MS);
+  const more = notes.get(env);
+  const incomplete = !isSent || more?.incomplete || undefined;
+  const roundedMs = Math.round(ms * 1000) / 1000;
+  const line = toLine({ method, path, status, ms: roundedMs, incomplete }, more);
+  if (more?.error !== undefined) {
+    print(line, runtime.writeError);
+  } else if (accessLog) {
+    gathered.push(line);
+    if (gathered.length === 1) setTimeout(flush, GATHER_MS);
+  }
 }
 
-/** Makes a line of the log. `time` is in milliseconds since 1970. More fields replace none of the usual ones. */
+/**
+ * Makes a line of the log, with `time` in milliseconds since 1970.
+ *
+ * @param fields The usual fields
+ * @param more A service's own fields, which replace none of the usual ones
+ */
 function toLine(fields: object, more?: object): string {
   const usual = { time: Date.now(), ...fields };
+  if (!more) return JSON.stringify(usual);
   try {
-    // The usual fields come first to be read first, and again last because they must win. No toJSON, because
-    // JSON.stringify() would call it.
-    return JSON.stringify(more ? { ...usual, ...more, ...usual, toJSON: undefined } : usual);
+    // The usual fields come first to be read first, and again last because they must win.
+    // No toJSON, because JSON.stringify() would call it.
+    return JSON.stringify({ ...usual, ...more, ...usual, toJSON: undefined });
   } catch (error) { // a BigInt or a cycle
     return JSON.stringify({ ...usual, unloggable: toText(error) });
   }
@@ -235,17 +368,16 @@ function toLine(fields: object, more?: object): string {
 
 /** Describes what was thrown, which may be anything, in bounded fields. */
 function errorFields(thrown: unknown) {
-  const { cause, stack } = thrown instanceof Error ? thrown : {} as Partial<Error>;
+  const { cause, stack }: Partial<Error> = thrown instanceof Error ? thrown : {};
   const frames = `${stack}`.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS);
   return { error: toText(thrown), cause: cause && toText(cause), stack: frames };
 }
 
 /** Returns a bounded text. An object that is no Error may have none: String() can throw for it. */
-const toText = (value: unknown) =>
-  (value instanceof Error || typeof value !== "object" ? String(value) : "an object").slice(
-    0,
-    ERROR_LIMIT_CHARS,
-  );
+function toText(value: unknown): string {
+  if (typeof value === "object" && !(value instanceof Error)) return "an object";
+  return String(value).slice(0, ERROR_LIMIT_CHARS);
+}
 
 const gathered: string[] = [];
 
@@ -273,74 +405,119 @@ type Listener = { port: number; close(): Promise<unknown> };
  * Serves until a signal, then drains.
  *
  * @returns The exit code: 0 if every request in flight was answered and `close` succeeded, else 1
- * @throws {Error} in one line, if addRoutes() fails or it cannot listen
+ * @throws {Error} in one line, if addRoutes() fails or the server cannot listen
  */
-async function serve(
-  { host, port, accessLog, drainDelayMs, shutdownTimeoutMs }: Settings,
-): Promise<number> {
-  let exitCode = 0;
-
-  // Start.
+async function serve(settings: Settings): Promise<number> {
   let isDraining = false;
   let hooks: Hooks = {};
+
+  // Start.
   const stopping = new AbortController();
   runtime.allowListeners(stopping.signal);
   const app = await createApp(() => isDraining, () => hooks.ready?.());
-  const handler = createHandler(app, () => isDraining, accessLog);
-  hooks = await addRoutes(app, { stopping: stopping.signal, log }).catch((error) => {
-    throw new Error(toLine({ during: "addRoutes()", ...errorFields(error) }));
-  }) ?? {};
+  hooks = await start(app, { stopping: stopping.signal, log });
 
   // Listen.
+  const handler = createHandler(app, () => isDraining, settings.accessLog);
   const signal = firstSignal(handler);
-  const listener = await runtime.listen(host, port, handler, hooks).catch((error) => {
-    throw new Error(`Cannot listen on ${authority(host, port)}: ${errorMessage(error)}`);
-  });
-  print(`Listening on http://${authority(host, listener.port)}`);
+  const listener = await listen(settings, handler, hooks);
+  print(`Listening on ${toUrl(settings.host, listener.port)}`);
+  runtime.onCrash(flush);
 
-  // Wait for the signal.
+  // Drain, from the signal on: /readyz fails, and each response closes its connection.
   await signal;
   isDraining = true;
   print(`Draining, requests in flight: ${handler.inFlight()}`);
+  await sleep(settings.drainDelayMs); // a balancer sees /readyz fail and sends no more
 
-  // Delay: a balancer sees /readyz fail and sends no more.
-  await sleep(drainDelayMs);
+  // Stop.
+  stopping.abort();
+  return await stop(listener, handler, hooks, settings.shutdownTimeoutMs);
+}
 
-  // Drain.
+/** Runs addRoutes(); makes a failure one line that names it. */
+async function start(app: App, tools: Tools): Promise<Hooks> {
+  try {
+    return await addRoutes(app, tools) ?? {};
+  } catch (error) {
+    throw new Error(toLine({ during: "addRoutes()", ...errorFields(error) }));
+  }
+}
+
+/** Listens; makes a failure one line that names the address. */
+async function listen(
+  { host, port }: Settings,
+  handler: Handler,
+  hooks: Hooks,
+): Promise<Listener> {
+  try {
+    return await runtime.listen(host, port, handler, hooks);
+  } catch (error) {
+    throw new Error(`Cannot listen on ${authority(host, port)}: ${errorMessage(error)}`);
+  }
+}
+
+/** An address that a browser opens. No browser on Windows opens a wildcard such as 0.0.0.0. */
+function toUrl(host: string, port: number): string {
+  if (!WILDCARD_PATTERN.test(host)) return `http://${authority(host, port)}`;
+  return `http://localhost:${port} (HOST=${host})`;
+}
+
+/**
+ * Stops accepting, waits for the requests in flight, and closes what the service opened.
+ *
+ * @param shutdownTimeoutMs The deadline for all three
+ * @returns The exit code of serve()
+ */
+async function stop(
+  listener: Listener,
+  handler: Handler,
+  hooks: Hooks,
+  shutdownTimeoutMs: number,
+): Promise<number> {
+  let exitCode = 0;
   const deadlineMs = performance.now() + shutdownTimeoutMs;
   const leftMs = () => Math.max(CLOSE_MIN_MS, Math.round(deadlineMs - performance.now()));
-  stopping.abort();
-  await within(shutdownTimeoutMs, "the drain", listener.close).catch(() => {
+
+  try {
+    await within(shutdownTimeoutMs, "the drain", listener.close);
+  } catch {
     exitCode = 1;
     const left = handler.inFlight() || "none, but connections still open";
     print(`Cut after ${shutdownTimeoutMs} ms, requests in flight: ${left}`, runtime.writeError);
-  });
+  }
 
-  // Close.
-  await within(leftMs(), "close()", () => hooks.close?.()).catch((error) => {
+  try {
+    await within(leftMs(), "close()", () => hooks.close?.());
+  } catch (error) {
     exitCode = 1;
     print(toLine({ during: "close()", ...errorFields(error) }), runtime.writeError);
-  });
+  }
+
   flush();
-  await within(leftMs(), "the log", runtime.written).catch(() => {}); // the service ends even if nobody reads it
+  try {
+    await within(leftMs(), "the log", runtime.written);
+  } catch { /* the service ends even if nobody reads its log */ }
   return exitCode;
 }
 
-/** A signal this soon after the first is the same one: under `npm start` a terminal's Ctrl-C arrives twice. */
+/** A signal this soon after the first is the same one: under `npm start` Ctrl-C arrives twice. */
 const SAME_SIGNAL_MS = 500;
 
-/** Resolves at the first SIGTERM or SIGINT. One after SAME_SIGNAL_MS ends the process with exit code 1. */
-function firstSignal(handler: Handler): Promise<unknown> {
+/** Resolves at the first SIGTERM or SIGINT. A second one ends the process with exit code 1. */
+function firstSignal(handler: Handler): Promise<void> {
   let firstMs: number | undefined;
   return new Promise((resolve) => {
     runtime.onSignal(() => {
-      resolve(firstMs ??= performance.now());
-      if (performance.now() - firstMs < SAME_SIGNAL_MS) return;
+      const nowMs = performance.now();
+      if (firstMs === undefined) {
+        firstMs = nowMs;
+        resolve();
+      }
+      if (nowMs - firstMs < SAME_SIGNAL_MS) return;
       flush();
-      print(
-        `Cut by a second signal, requests in flight: ${handler.inFlight()}`,
-        runtime.writeError,
-      );
+      const left = handler.inFlight();
+      print(`Cut by a second signal, requests in flight: ${left}`, runtime.writeError);
       runtime.exit(1);
     });
   });
@@ -353,34 +530,67 @@ const HEAD_LIMIT_BYTES = 16_384;
 /** The unspecified address of either family, however it is written. */
 const WILDCARD_PATTERN = /^[0.:]+$/;
 
-/** What a probe found. `refused` is unhealthy but never healed: nothing listens yet, or any more. */
-export type Finding = { outcome: "healthy" | "unhealthy" | "refused"; text: string };
+/** What a probe found, in one word and in one line of text. */
+export interface Finding {
+  /**
+   * `refused`: nothing listens yet, or any more. It is unhealthy, but never healed.
+   * `unavailable`: the machine has no such address.
+   */
+  outcome: "healthy" | "unhealthy" | "refused" | "unavailable";
+  text: string;
+}
 
 /**
- * Asks the instance that the settings describe for /healthz. Uses a plain socket because an HTTP client costs more than
- * the rest of the probe, obeys proxies and refuses some ports.
+ * Asks the instance that the settings describe for /healthz: at HOST, or on loopback for a
+ * wildcard.
  *
- * @returns What it found, with one line of text
+ * @returns What it found
  * @throws {Error} in one line, if the settings do not tell the port
  */
-export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<Finding> {
+export async function probe(settings: Settings): Promise<Finding> {
+  const { host, port } = settings;
   if (port === 0) {
     throw new Error("Cannot probe PORT=0: set it to the port that the service listens on");
   }
-  const address = !WILDCARD_PATTERN.test(host) ? host : host.includes(":") ? "::1" : "127.0.0.1";
-  const url = `http://${authority(address, port)}/healthz`;
-  const request = `GET /healthz HTTP/1.1\r\nHost: ${
-    authority(address, port)
-  }\r\nConnection: close\r\n\r\n`;
+  if (!WILDCARD_PATTERN.test(host)) return await askHealth(host, settings);
+  if (!host.includes(":")) return await askHealth("127.0.0.1", settings);
+  const finding = await askHealth("::1", settings);
+  if (finding.outcome !== "unavailable") return finding;
+  return await askHealth("127.0.0.1", settings); // without IPv6, a service on :: serves IPv4
+}
+
+/**
+ * Asks one address for /healthz. Uses a plain socket because an HTTP client costs more than the
+ * rest of the probe, obeys proxies and refuses some ports.
+ */
+async function askHealth(
+  address: string,
+  { port, pingTimeoutMs }: Settings,
+): Promise<Finding> {
+  const host = authority(address, port);
+  const url = `http://${host}/healthz`;
+  const request = `GET /healthz HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
   const deadline = AbortSignal.timeout(pingTimeoutMs);
   try {
     const status = await readStatus(runtime.exchange(address, port, request, deadline));
     const outcome = status === 200 ? "healthy" : "unhealthy";
     return { outcome, text: `${outcome}: ${url} answered ${status}` };
   } catch (error) {
-    const outcome = (error as { code?: string }).code === "ECONNREFUSED" ? "refused" : "unhealthy";
     const late = `gave no HTTP response head within PING_TIMEOUT_MS=${pingTimeoutMs}`;
-    return { outcome, text: `unhealthy: ${url} ${deadline.aborted ? late : errorMessage(error)}` };
+    const reason = deadline.aborted ? late : errorMessage(error);
+    return { outcome: outcomeOf(error), text: `unhealthy: ${url} ${reason}` };
+  }
+}
+
+/** The outcome of a probe that got no answer. */
+function outcomeOf(error: unknown): Finding["outcome"] {
+  switch (errorCode(error)) {
+    case "ECONNREFUSED":
+      return "refused";
+    case "EADDRNOTAVAIL":
+      return "unavailable";
+    default:
+      return "unhealthy";
   }
 }
 
@@ -389,13 +599,16 @@ export async function probe({ host, port, pingTimeoutMs }: Settings): Promise<Fi
  *
  * @param chunks The bytes of the response, split anywhere
  * @returns The status code
- * @throws {Error} quoting what came, if that is not a complete response head of at most 16,384 bytes
+ * @throws {Error} quoting what came, if that is not a complete response head of at most 16,384
+ * bytes
  */
 export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<number> {
   let head = "";
   for await (const chunk of chunks) {
     head += String.fromCharCode(...chunk.subarray(0, HEAD_LIMIT_BYTES - head.length));
-    if (head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES || /^[^H]/.test(head)) break;
+    const isComplete = head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES;
+    const isOtherProtocol = head !== "" && !head.startsWith("H");
+    if (isComplete || isOtherProtocol) break;
   }
   const [, status] = /^HTTP\/1\.[01] ([1-5]\d\d)\b[^]*\r\n\r\n/.exec(head) ?? [];
   if (status) return Number(status);
@@ -404,57 +617,135 @@ export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<num
 
 // ── Healing: plain Docker restarts what ended, not what is unhealthy ──
 
-/** What one probe tells the next: when process 1 started, how many probes failed in a row, and since when. */
+/** What one probe tells the next: the start of process 1, the failures in a row, since when. */
 const STREAK_FILE = "/dev/shm/heartbeat-streak";
-/** Docker calls a container unhealthy after this many failures. Only a later failure ends the service. */
+/** Docker calls a container unhealthy after this many failures. Only a later one is healed. */
 const FAILURES_MIN = 3;
 const INIT_PATTERN = /(^|\/)(tini|docker-init|dumb-init|catatonit)$/;
-/** The command line of process 1 begins with an emulator if the image is for another architecture. */
+/** A command line begins with an emulator if the image is for another architecture. */
 const EMULATOR_PATTERN = /qemu|rosetta/;
 
 /**
- * Notes what a probe found, and ends a service whose probes failed for `healAfterMs` without a break. The init passes
- * the signals on. SIGALRM ends both runtimes, even in an endless loop. SIGCONT wakes a stopped one, so that it can end.
+ * Notes what a probe found, and ends a service whose probes failed for `healAfterMs` without a
+ * break.
  *
  * @returns What it did, or why it did nothing; nothing for a healthy probe
  */
-export function heal({ outcome }: Finding, healAfterMs: number): string | void {
+export function heal(finding: Finding, healAfterMs: number): string | void {
   try {
-    const startTime = runtime.readFile("/proc/1/stat").replace(/^.*\) /, "").split(" ")[19]; // proc_pid_stat(5)
-    if (outcome === "healthy") return runtime.writeFile(STREAK_FILE, startTime);
-    if (outcome === "refused") return "not counted: nothing listens";
-    const isSameContainer =
-      runtime.readFile("/proc/1/mountinfo") === runtime.readFile("/proc/self/mountinfo");
-    const isInit = isInitOf(runtime.entry(), runtime.readFile("/proc/1/cmdline").split("\0"));
-    if (!isSameContainer || !isInit) return "refused: process 1 is not this container's init";
-    const nowMs = Number(runtime.readFile("/proc/uptime").split(" ")[0]) * 1000; // a clock that nobody sets
-    const [notedTime, failures = 0, sinceMs = nowMs] = runtime.readFile(STREAK_FILE).split(" ").map(
-      Number,
-    );
-    if (notedTime !== Number(startTime)) return "not counted: never healthy";
-    const lastedMs = Math.round(nowMs - sinceMs);
-    if (failures < FAILURES_MIN || lastedMs < healAfterMs) {
-      runtime.writeFile(STREAK_FILE, `${startTime} ${failures + 1} ${sinceMs}`);
-      return `noted: ${failures + 1} failures in ${lastedMs} ms, HEAL_AFTER_MS=${healAfterMs}`;
+    const starttime = readStarttime();
+    if (finding.outcome === "healthy") return runtime.writeFile(STREAK_FILE, starttime);
+    if (finding.outcome === "refused") return "not counted: nothing listens";
+    if (!isInitOurs()) return "refused: process 1 is not this container's init";
+
+    const nowMs = readUptimeMs();
+    const streak = readStreak(starttime, nowMs);
+    if (!streak) return "not counted: never healthy";
+    const failures = streak.failures + 1;
+    const lastedMs = Math.round(nowMs - streak.sinceMs);
+    if (failures > FAILURES_MIN && lastedMs >= healAfterMs) {
+      const act = `ended the service after ${lastedMs} ms`;
+      leaveTrace(`${finding.text}; ${act}`);
+      endService();
+      return act;
     }
-    for (const signal of ["SIGALRM", "SIGCONT"] as const) runtime.kill(1, signal);
-    return `ended the service after ${lastedMs} ms`;
+    runtime.writeFile(STREAK_FILE, `${starttime} ${failures} ${streak.sinceMs}`);
+    return `noted: ${failures} failures in ${lastedMs} ms, HEAL_AFTER_MS=${healAfterMs}`;
   } catch (error) {
-    // ENOENT: no healthy probe has written the file yet.
-    const isMissing = outcome !== "healthy" && (error as { code?: string }).code === "ENOENT";
-    return isMissing ? "not counted: never healthy" : `cannot note: ${quote(errorMessage(error))}`;
+    return `cannot note: ${quote(errorMessage(error))}`;
   }
+}
+
+/** When process 1 started. Field 22, `starttime`, of proc_pid_stat(5); `comm` may hold spaces. */
+function readStarttime(): string {
+  const fieldsFromThird = runtime.readFile("/proc/1/stat").replace(/^.*\) /, "").split(" ");
+  return fieldsFromThird[22 - 3];
+}
+
+/** The time since the machine started, because nobody sets that clock. */
+function readUptimeMs(): number {
+  const [seconds] = runtime.readFile("/proc/uptime").split(" ");
+  return Number(seconds) * 1000;
+}
+
+/** Failed probes since the last healthy one, and when the first of them was. */
+interface Streak {
+  failures: number;
+  sinceMs: number;
+}
+
+/**
+ * Reads what earlier probes noted.
+ *
+ * @returns Nothing if no probe was healthy since process 1 started
+ */
+function readStreak(starttime: string, nowMs: number): Streak | undefined {
+  let text: string;
+  try {
+    text = runtime.readFile(STREAK_FILE);
+  } catch (error) {
+    if (errorCode(error) === "ENOENT") return undefined;
+    throw error;
+  }
+  const [noted, failures = "0", sinceMs = `${nowMs}`] = text.split(" ");
+  if (noted !== starttime) return undefined;
+  return { failures: Number(failures), sinceMs: Number(sinceMs) };
+}
+
+/** Whether process 1 is an init of this very container, and runs this program. */
+function isInitOurs(): boolean {
+  const ownMounts = runtime.readFile("/proc/self/mountinfo");
+  if (runtime.readFile("/proc/1/mountinfo") !== ownMounts) return false;
+  return isInitOf(runtime.entry(), readCommandLine("1"));
+}
+
+/** The arguments of a process: https://man7.org/linux/man-pages/man5/proc_pid_cmdline.5.html */
+function readCommandLine(id: string): string[] {
+  return runtime.readFile(`/proc/${id}/cmdline`).split("\0");
 }
 
 /**
  * Whether a process is an init that runs a program.
  *
  * @param program The path of the program
- * @param args The command line of the process: https://man7.org/linux/man-pages/man5/proc_pid_cmdline.5.html
+ * @param args The command line of the process
  */
 export function isInitOf(program: string, args: string[]): boolean {
-  return INIT_PATTERN.test(args.find((arg) => !EMULATOR_PATTERN.test(arg)) ?? "") &&
-    args.includes(program);
+  const command = args.find((arg) => !EMULATOR_PATTERN.test(arg)) ?? "";
+  return INIT_PATTERN.test(command) && args.includes(program);
+}
+
+/**
+ * Writes why the service ends to the log of the container: the probe's own output is not there.
+ * Never waits (a full pipe), and never fails (a closed pipe, another user's).
+ */
+function leaveTrace(healed: string): void {
+  try {
+    const { constants, openSync, writeSync } = process.getBuiltinModule("node:fs");
+    const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_NONBLOCK;
+    const log = openSync("/proc/1/fd/2", flags);
+    writeSync(log, `${toLine({ healed, state: readState() })}\n`);
+  } catch { /* nobody can be told */ }
+}
+
+/** The state of the service, below one or two inits: `R (running)` in an endless loop. */
+function readState(): string | undefined {
+  const program = runtime.entry();
+  let id = "1";
+  while (isInitOf(program, readCommandLine(id))) {
+    [id] = runtime.readFile(`/proc/${id}/task/${id}/children`).split(" ");
+  }
+  const [, state] = /^State:\t(.*)$/m.exec(runtime.readFile(`/proc/${id}/status`)) ?? [];
+  return state;
+}
+
+/**
+ * Ends the service: the init passes the signals on. SIGALRM ends both runtimes, even in an endless
+ * loop. SIGCONT wakes a stopped one, so that it can end.
+ */
+function endService(): void {
+  runtime.kill(1, "SIGALRM");
+  runtime.kill(1, "SIGCONT");
 }
 
 // ── Settings ──
@@ -468,110 +759,164 @@ export type Settings = ReturnType<typeof readSettings>;
 /**
  * Reads the settings; an empty variable counts as unset.
  *
- * @param env Returns a variable's value by its name
+ * @param variable Returns a variable's value by its name
  * @throws {Error} in one line that names a malformed variable and its value
  */
-export function readSettings(env: (name: string) => string | undefined) {
+export function readSettings(variable: (name: string) => string | undefined) {
   const read = (
     name: string,
     fallback: string,
     rule: string,
     isValid: (text: string) => boolean,
   ) => {
-    const text = env(name) || fallback;
+    const text = variable(name) || fallback;
     if (isValid(text)) return text;
-    throw new Error(`Cannot parse ${name} as it must be ${rule}: current value is ${quote(text)}`);
+    const value = quote(text);
+    throw new Error(`Cannot parse ${name} as it must be ${rule}: current value is ${value}`);
   };
   const integer = (name: string, fallback: string, min: number, max = TIMER_MAX_MS) => {
+    const rule = `an integer from ${min} to ${max}`;
     const isValid = (text: string) => `${parseInt(text)}` === text && +text >= min && +text <= max;
-    return Number(read(name, fallback, `an integer from ${min} to ${max}`, isValid));
+    return Number(read(name, fallback, rule, isValid));
   };
+  const isHost = (text: string) => /^[\w.:-]+$/.test(text);
+  const isSwitch = (text: string) => /^(on|off)$/.test(text);
   return {
     port: integer("PORT", "8080", 0, 65_535),
-    host: read(
-      "HOST",
-      "0.0.0.0",
-      "an IP address or a host name",
-      (text) => /^[\w.:-]+$/.test(text),
-    ),
+    host: read("HOST", "0.0.0.0", "an IP address or a host name", isHost),
     pingTimeoutMs: integer("PING_TIMEOUT_MS", "3000", 1),
     drainDelayMs: integer("DRAIN_DELAY_MS", "0", 0),
     shutdownTimeoutMs: integer("SHUTDOWN_TIMEOUT_MS", "8000", 0),
     healAfterMs: integer("HEAL_AFTER_MS", "0", 0),
-    accessLog: read("ACCESS_LOG", "on", "on or off", (text) => /^(on|off)$/.test(text)) === "on",
+    accessLog: read("ACCESS_LOG", "on", "on or off", isSwitch) === "on",
   };
 }
 
 // ── Text and time ──
 
-/** The quoted text can be six times as long, because JSON writes a control character as \u0000. */
+/** The quoted text can be six times as long: JSON writes a control character as \u0000. */
 const QUOTE_LIMIT_CHARS = 64;
 
 /** Quotes a text of unknown origin: bounded, printable ASCII. */
-const quote = (text: string) =>
-  JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
+function quote(text: string): string {
+  return JSON.stringify(text.slice(0, QUOTE_LIMIT_CHARS)).replace(/[^ -~]/g, "?");
+}
+
+/** An error's code, such as ENOENT. Both runtimes give the operating system's. */
+function errorCode(error: unknown): string | undefined {
+  return (error as { code?: string }).code;
+}
 
 /** An error's message, or its code: Node.js gives no message if it tried several addresses. */
-const errorMessage = (error: unknown) =>
-  (error as Error).message || `${(error as { code?: string }).code}`;
+function errorMessage(error: unknown): string {
+  return (error as Error).message || `${errorCode(error)}`;
+}
 
 /** A host and a port as in a URL: https://www.rfc-editor.org/rfc/rfc3986#section-3.2 */
-const authority = (host: string, port: number) =>
-  `${host.includes(":") ? `[${host}]` : host}:${port}`;
+function authority(host: string, port: number): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
+}
 
-const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
 
 /** Resolves to what `run` returns; rejects if it throws or takes longer than `ms`. */
-const within = async <T>(ms: number, name: string, run: () => T): Promise<Awaited<T>> =>
-  await Promise.race([
-    run(),
-    sleep(ms).then(() => Promise.reject(new Error(`${name} took more than ${ms} ms`))),
-  ]);
+async function within<T>(ms: number, name: string, run: () => T): Promise<Awaited<T>> {
+  const rejectLate = async (): Promise<never> => {
+    await sleep(ms);
+    throw new Error(`${name} took more than ${ms} ms`);
+  };
+  return await Promise.race([run(), rejectLate()]);
+}
+
+// ── The runtimes ──
+
+/** What differs between Node.js and Deno. */
+interface Runtime {
+  /** The arguments behind the name of the program. */
+  args: string[];
+  /** The path of the program. */
+  entry(): string;
+  /** Whether PM2 started the program. Its launcher imports it. */
+  isUnderPm2(): boolean;
+  /** The value of an environment variable. */
+  variable(name: string): string | undefined;
+  /** Ends the process. */
+  exit(code: number): never;
+  /** Writes a line to standard output. */
+  writeOut(text: string): unknown;
+  /** Writes a line to standard error. */
+  writeError(text: string): unknown;
+  /** Resolves once all output is written. */
+  written(): Promise<unknown>;
+  /** Reads a text file. */
+  readFile(path: string): string;
+  /** Writes a text file. */
+  writeFile(path: string, text: string): void;
+  /** Sends a signal to a process. */
+  kill(id: number, signal: "SIGALRM" | "SIGCONT"): unknown;
+  /** Calls the handler at each SIGTERM and SIGINT. */
+  onSignal(handler: () => void): unknown;
+  /** Calls the handler before the process ends by itself: a throw, a rejection, an exit. */
+  onCrash(handler: () => void): unknown;
+  /** Lets any number of listeners wait for a signal to abort. */
+  allowListeners(signal: AbortSignal): void;
+  /** Sends a request over TCP, yields the bytes of the response; throws once the signal aborts. */
+  exchange(
+    host: string,
+    port: number,
+    request: string,
+    signal: AbortSignal,
+  ): AsyncIterable<Uint8Array>;
+  /** Whether an error comes from a client that left. */
+  hasClientLeft(env: object, thrown: unknown): boolean;
+  /** Checks a response and makes it safe to send; throws for one that cannot be sent. */
+  prepare(response: Response, env: object, isDraining: boolean): Response;
+  /** Listens, and resolves once connections are accepted. */
+  listen(host: string, port: number, handler: Handler, hooks: Hooks): Promise<Listener>;
+}
 
 // ── Node.js ──
 
-/** Longer than any balancer keeps an idle connection (Google's: 600 s): it must not send into a closed one. */
+/** Longer than any balancer keeps an idle connection (Google's: 600 s): it closes first. */
 const KEEP_ALIVE_MS = 620_000;
 
 /** What the adapter gives with a request; an upgrade comes without `outgoing`. */
 type NodeEnv = Partial<HttpBindings>;
 
-function node() {
+function node(): Runtime {
+  const fs = () => process.getBuiltinModule("node:fs");
+  const events = () => process.getBuiltinModule("node:events");
   return {
     args: process.argv.slice(2),
-    entry: () => `${process.argv[1]}`,
-    env: (name: string) => process.env[name],
-    exit: (code: number) => process.exit(code),
-    writeOut: (text: string): unknown => console.log(text),
-    writeError: (text: string): unknown => console.error(text),
-    /** Resolves once all output is written, because process.exit() drops what a pipe has not taken yet. */
-    written: () =>
-      Promise.all(
-        [process.stdout, process.stderr].map((out) => new Promise((end) => out.write("", end))),
-      ),
-    readFile: (path: string) => process.getBuiltinModule("node:fs").readFileSync(path, "utf8"),
-    writeFile: (path: string, text: string) =>
-      process.getBuiltinModule("node:fs").writeFileSync(path, text),
-    kill: (id: number, signal: "SIGALRM" | "SIGCONT"): unknown => process.kill(id, signal),
-    onSignal: (handler: () => void): unknown =>
-      process.on("SIGTERM", handler).on("SIGINT", handler),
-    /** Node.js 20 warns of more than ten listeners on an AbortSignal. */
-    allowListeners: (signal: AbortSignal) =>
-      process.getBuiltinModule("node:events").setMaxListeners(0, signal),
-    /** Sends a request over TCP and returns the response; throws once the signal aborts. */
-    async *exchange(
-      host: string,
-      port: number,
-      request: string,
-      signal: AbortSignal,
-    ): AsyncIterable<Uint8Array> {
-      const socket = process.getBuiltinModule("node:net").connect({ host, port, signal });
-      socket.on("error", () => {}).write(request); // an error after the response does not matter
-      const chunks = process.getBuiltinModule("node:events").on(socket, "data", { close: ["end"] });
-      for await (const [chunk] of chunks) yield chunk; // the socket's own iterator costs more
+    entry: () => process.env.pm_exec_path ?? `${process.argv[1]}`,
+    isUnderPm2: () => process.env.pm_exec_path !== undefined,
+    variable: (name) => process.env[name],
+    exit: (code) => process.exit(code),
+    writeOut: (text) => console.log(text),
+    writeError: (text) => console.error(text),
+    written() {
+      // process.exit() drops what a pipe has not taken yet.
+      const streams = [process.stdout, process.stderr];
+      return Promise.all(streams.map((stream) => new Promise((end) => stream.write("", end))));
     },
-    hasClientLeft: (env: NodeEnv, _thrown: unknown) => env.incoming?.socket.destroyed,
-    prepare: prepareOnNode,
+    readFile: (path) => fs().readFileSync(path, "utf8"),
+    writeFile: (path, text) => fs().writeFileSync(path, text),
+    kill: (id, signal) => process.kill(id, signal),
+    onSignal: (handler) => process.on("SIGTERM", handler).on("SIGINT", handler),
+    onCrash: (handler) => process.on("exit", handler),
+    // Node.js 20 and 22 warn of more than ten listeners on an AbortSignal.
+    allowListeners: (signal) => events().setMaxListeners(0, signal),
+    async *exchange(host, port, request, signal) {
+      const socket = process.getBuiltinModule("node:net").connect({ host, port, signal });
+      socket.on("error", () => {}); // an error after the response does not matter
+      socket.write(request);
+      // The socket's own iterator costs more.
+      for await (const [chunk] of events().on(socket, "data", { close: ["end"] })) yield chunk;
+    },
+    hasClientLeft: ({ incoming }: NodeEnv) => incoming?.socket.destroyed === true,
+    prepare: createPrepare(),
     listen: listenOnNode,
   };
 }
@@ -585,7 +930,8 @@ async function listenOnNode(
   const { createAdaptorServer } = await import("@hono/node-server");
   // A failed write to the log does not end the service.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-  const upgrades = websocket && { shouldUpgradeCallback: isWebSocket }; // Node.js 22 and later
+  // Asked for each upgrade by Node.js 22.21, 24.9 and later.
+  const upgrades = websocket && { shouldUpgradeCallback: isWebSocket };
   const server = createAdaptorServer({
     websocket,
     hostname: "localhost", // for requests without a Host field: HAProxy checks with HTTP/1.0
@@ -597,197 +943,274 @@ async function listenOnNode(
     fetch: (request, env) => handler.answer(request, env, whenSent(env as NodeEnv)),
   }) as HttpServer;
   if (websocket) refuseOtherUpgrades(server);
-  await new Promise<void>((resolve, reject) =>
-    server.once("error", reject).listen(port, host, resolve)
-  );
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject).listen(port, host, resolve);
+  });
   return {
     port: (server.address() as { port: number }).port,
     async close() {
-      // http.Server's own close() cuts responses that are not sent yet (no upstream issue yet).
-      process.getBuiltinModule("node:net").Server.prototype.close.call(server);
-      for (const client of websocket?.server.clients ?? []) client.close(1001); // RFC 6455, 7.4.1: going away
+      stopAccepting(server);
+      const goingAway = 1001; // RFC 6455, 7.4.1
+      for (const client of websocket?.server.clients ?? []) client.close(goingAway);
       await handler.idle();
       server.closeAllConnections();
     },
   };
 }
 
+/**
+ * Closes the listener alone. The close() of http.Server also cuts responses that are not sent yet
+ * (no upstream issue yet).
+ */
+function stopAccepting(server: HttpServer): void {
+  process.getBuiltinModule("node:net").Server.prototype.close.call(server);
+}
+
 /** Resolves once a response was sent, rejects if it was cut or its client left. */
 async function whenSent(env: NodeEnv): Promise<void> {
   const { incoming, outgoing } = env;
   if (!outgoing) return; // an upgrade
-  await new Promise<unknown>((resolve) => {
+  await new Promise<void>((resolve) => {
     outgoing.on("close", resolve);
     // Node.js 20 and 22 never close a pipelined response whose client has left.
-    incoming!.on("close", () => incoming!.socket.destroyed && resolve(undefined));
+    incoming!.on("close", () => {
+      if (incoming!.socket.destroyed) resolve();
+    });
   });
-  if (outgoing.errored) log({ env }, errorFields(outgoing.errored));
+  if (outgoing.errored) note(env, errorFields(outgoing.errored));
   if (outgoing.errored || !outgoing.writableFinished) throw new Error("not sent");
 }
 
-/** The symbol under which the adapter keeps the parts of a Response: status, body, headers. */
-let partsKey: symbol | undefined;
+/** The parts that the adapter keeps of a Response that it made itself: status, body, headers. */
+type Parts = [number, BodyInit | null, HeadersInit | undefined];
 
-/** Makes the status of a Response 101, which its constructor does not take. */
-const SWITCHING = { status: { value: 101 } };
+/** Returns the `prepare` of Node.js, which makes a response safe for the adapter. */
+function createPrepare() {
+  let partsKey: symbol | undefined; // found late, because only then is Response the adapter's
+  return (response: Response, env: NodeEnv, isDraining: boolean): Response => {
+    const { outgoing } = env;
+    if (!outgoing) return acceptUpgrade(response, env);
+    if (isDraining) outgoing.shouldKeepAlive = false;
+
+    // A text must keep its parts, because the adapter sends those the fast way. To look at its
+    // body, bodyUsed or headers would end that.
+    partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
+    const parts = (response as unknown as Record<symbol, Parts | undefined>)[partsKey];
+    if (parts) assertHeaders(parts[2]);
+    else assertUnread(response);
+    const body = parts ? parts[1] : response.body;
+    if (!(body instanceof ReadableStream)) return response;
+    if (outgoing.req.method === "HEAD") {
+      body.cancel().catch(() => {});
+      return new Response(null, response);
+    }
+    return cutOnFailure(response, body, outgoing);
+  };
+}
+
+/** Throws for malformed pairs of headers, which would end the process in the adapter. */
+function assertHeaders(headers: HeadersInit | undefined): void {
+  if (Array.isArray(headers)) new Headers(headers);
+}
+
+function assertUnread(response: Response): void {
+  if (!response.bodyUsed) return;
+  throw new TypeError("the route returned a Response whose body was read already");
+}
 
 /**
- * Makes a response safe for the adapter. Touches no property of a text's Response, because that ends the adapter's
- * fast path.
+ * Cuts a response whose body fails. The adapter would print a stack, and may send the error's text
+ * (no upstream issue yet).
  */
-function prepareOnNode(response: Response, env: NodeEnv, isDraining: boolean): Response {
-  const { outgoing } = env;
-  // An upgrade. If its route accepts it, upgradeWebSocket() has added a second symbol to the env.
-  if (!outgoing) {
-    return Object.getOwnPropertySymbols(env)[1]
-      ? Object.defineProperties(response, SWITCHING)
-      : response;
-  }
-  if (isDraining) outgoing.shouldKeepAlive = false;
-  partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
-  const parts = (response as unknown as Record<symbol, unknown[] | undefined>)[partsKey];
-  // Read because it throws for a malformed pair here, not later in the adapter.
-  if (Array.isArray(parts?.[2])) response.headers;
-  if (!parts && response.bodyUsed) {
-    throw new TypeError("the route returned a Response whose body was read already");
-  }
-  const body = parts ? parts[1] : response.body;
-  if (!(body instanceof ReadableStream)) return response;
-  // A body that fails cuts the response. The adapter would print a stack, and may send the error's text (no upstream
-  // issue yet).
+function cutOnFailure(
+  response: Response,
+  body: ReadableStream,
+  outgoing: NonNullable<NodeEnv["outgoing"]>,
+): Response {
   const { readable, writable } = new TransformStream();
   body.pipeTo(writable, { preventAbort: true }).catch((error) => outgoing.destroy(error));
   return new Response(readable, response);
 }
 
+/** Gives the response of an accepted upgrade the status 101, which no constructor takes. */
+function acceptUpgrade(response: Response, env: NodeEnv): Response {
+  // upgradeWebSocket() adds a second symbol to the env if the route accepts the upgrade.
+  const isAccepted = Object.getOwnPropertySymbols(env).length > 1;
+  return isAccepted ? Object.defineProperty(response, "status", { value: 101 }) : response;
+}
+
 /** The ServerResponse of the adapter, safe from the routes' headers. */
 function safeServerResponse() {
-  return class<R extends IncomingMessage>
-    extends process.getBuiltinModule("node:http").ServerResponse<R> {
+  const { ServerResponse } = process.getBuiltinModule("node:http");
+  return class<R extends IncomingMessage> extends ServerResponse<R> {
     override writeHead(...args: unknown[]): this {
-      // A route's own keep-alive would outlive a drain, and a client that asked to close.
-      const headers = args.at(-1) as Record<string, unknown>;
-      for (const name of ["connection", "Connection"]) {
-        if (headers[name] !== "close") delete headers[name];
-      }
+      const headers = args.at(-1);
+      if (typeof headers === "object") dropKeepAlive(headers as Record<string, unknown>);
       try {
         return Reflect.apply(super.writeHead, this, args);
-      } catch (error) { // a bad header; the adapter would let it end the process (no upstream issue yet)
+      } catch (error) { // a bad header; it would end the process (no upstream issue yet)
         return this.destroy(error as Error);
       }
     }
     override destroy(error?: Error): this {
       if (this.req.socket.destroyed) return super.destroy(); // the client left, which is no error
-      if (error) this.req.socket.resetAndDestroy(); // any other end would complete a response over HTTP/1.0
+      if (error) this.req.socket.resetAndDestroy(); // an end would complete a response of HTTP/1.0
       return super.destroy(error);
     }
   };
 }
 
-const isWebSocket = ({ headers }: IncomingMessage) =>
-  headers.upgrade?.toLowerCase() === "websocket";
+/** A route's own keep-alive would outlive a drain, and a client that asked to close. */
+function dropKeepAlive(headers: Record<string, unknown>): void {
+  for (const name of ["connection", "Connection"]) {
+    if (headers[name] !== "close") delete headers[name];
+  }
+}
+
+function isWebSocket({ headers }: IncomingMessage): boolean {
+  return headers.upgrade?.toLowerCase() === "websocket";
+}
 
 /**
- * Answers an upgrade that is no WebSocket (h2c, TLS) with 400 on Node.js 20, and survives a reset. The adapter
- * leaves such an upgrade alone, so its client waits, and a reset ends the process (no upstream issue yet).
+ * Answers an upgrade that is no WebSocket (h2c, TLS) with 400 on a Node.js that does not ask
+ * isWebSocket(), and survives a reset. The adapter leaves such an upgrade alone, so its client
+ * waits, and a reset ends the process (no upstream issue yet).
  */
 function refuseOtherUpgrades(server: HttpServer): void {
   const [upgrade] = server.listeners("upgrade");
-  // Replaces the adapter's listener, because that refuses a WebSocket only if it is the one listener.
+  // Replaces the adapter's listener, because that refuses a WebSocket only if it is the one
+  // listener.
   server.removeAllListeners("upgrade").on("upgrade", (incoming, socket, head) => {
     socket.on("error", () => {});
-    if (isWebSocket(incoming)) upgrade.call(server, incoming, socket, head);
-    else {socket.resume().end(
-        "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
-      );}
+    if (isWebSocket(incoming)) {
+      upgrade.call(server, incoming, socket, head);
+    } else {
+      const answer = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+      socket.resume().end(answer);
+    }
   });
 }
 
 // ── Deno ──
 
-/** Header values that `Headers` takes and that end Deno with a panic when they are sent (no upstream issue yet). */
+/** Header values that `Headers` takes, and that end Deno with a panic (no upstream issue yet). */
 const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
 /** A URL with one path segment and no query: nothing in its Host field can have added a path. */
 const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
+/** Deno tells only by these texts that a client left; fetch() wraps the one of a body it sends. */
+const CLIENT_LEFT_PATTERN =
+  /^(BadResource|Http): .+ body|^Error: (Cannot read request|unexpected EOF .+ HTTP\/1) body/;
 /** The time between two attempts to listen again. */
 const LISTEN_PAUSE_MS = 250;
 
 /**
- * Whether the log goes through the console, because only the console exports it by OpenTelemetry. Never in a probe: it
- * would wait for the collector.
+ * Whether the log goes through the console, because only the console exports it by OpenTelemetry.
+ * Never in a probe: it would wait for the collector.
  */
 let isExported = false;
 
-function deno(): ReturnType<typeof node> {
-  /** Writes past the console, which doubles the service's memory. */
-  const write = (file: { writeSync(bytes: Uint8Array): number }, text: string) => {
-    for (let rest = new TextEncoder().encode(`${text}\n`); rest.length > 0;) {
-      rest = rest.subarray(file.writeSync(rest));
-    }
-  };
+function deno(): Runtime {
   return {
     args: Deno.args,
     entry: () => Deno.mainModule.replace("file://", ""),
-    env: Deno.env.get,
+    isUnderPm2: () => false,
+    variable: Deno.env.get,
     exit: Deno.exit,
-    writeOut: (text) => isExported ? console.log(text) : write(Deno.stdout, text),
-    writeError: (text) => isExported ? console.error(text) : write(Deno.stderr, text),
-    written: () => Promise.resolve([]),
+    writeOut: (text) => isExported ? console.log(text) : writeLine(Deno.stdout, text),
+    writeError: (text) => isExported ? console.error(text) : writeLine(Deno.stderr, text),
+    written: () => Promise.resolve(),
     readFile: (path) => Deno.readTextFileSync(path),
     writeFile: (path, text) => Deno.writeTextFileSync(path, text),
     kill: (id, signal) => Deno.kill(id, signal),
-    onSignal: (handler) =>
-      (["SIGTERM", "SIGINT"] as const).map((name) => Deno.addSignalListener(name, handler)),
-    allowListeners: () => {},
+    onSignal(handler) {
+      Deno.addSignalListener("SIGTERM", handler);
+      Deno.addSignalListener("SIGINT", handler);
+    },
+    onCrash(handler) {
+      for (const name of ["error", "unhandledrejection", "unload"]) addEventListener(name, handler);
+    },
+    allowListeners() {},
     async *exchange(hostname, port, request, signal) {
       const connection = await Deno.connect({ hostname, port, signal });
       signal.addEventListener("abort", () => connection.close());
       await connection.write(new TextEncoder().encode(request));
-      const chunk = new Uint8Array(HEAD_LIMIT_BYTES); // connection.readable would make the probe a quarter dearer
-      for (let size; (size = await connection.read(chunk));) yield chunk.subarray(0, size);
+      // connection.readable would make the probe a quarter dearer.
+      const chunk = new Uint8Array(HEAD_LIMIT_BYTES);
+      let size = await connection.read(chunk);
+      while (size) {
+        yield chunk.subarray(0, size);
+        size = await connection.read(chunk);
+      }
     },
-    hasClientLeft: (_env, thrown) => /^(BadResource|Http): .+ body/.test(toText(thrown)), // it tells only by this text
+    hasClientLeft(_env, thrown) {
+      const cause = thrown instanceof Error ? thrown.cause : undefined;
+      return CLIENT_LEFT_PATTERN.test(toText(thrown)) || CLIENT_LEFT_PATTERN.test(toText(cause));
+    },
     prepare: prepareOnDeno,
     listen: listenOnDeno,
   };
 }
 
+/** Writes past the console, which doubles the service's memory. */
+function writeLine(file: { writeSync(bytes: Uint8Array): number }, text: string): void {
+  let rest = new TextEncoder().encode(`${text}\n`);
+  while (rest.length > 0) {
+    const size = file.writeSync(rest);
+    rest = rest.subarray(size);
+  }
+}
+
 async function listenOnDeno(hostname: string, port: number, handler: Handler): Promise<Listener> {
   isExported = Deno.env.has("OTEL_DENO");
-  const uploads = new Set<Promise<unknown>>();
+  const uploads = createCounter();
   let isClosing = false;
+
   const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
-    // Deno takes a path in the Host field for the URL's (no upstream issue yet). Testing the URL first is faster.
-    const host = PLAIN_URL_PATTERN.test(request.url) ? "" : request.headers.get("Host") ?? "";
-    if (/[/?#\\@]/.test(host)) return refuse(request, 400);
-    if (request.method !== "GET" && request.body) {
-      if (isClosing) return refuse(request, 503); // the listener is open only for the uploads that began before
-      const upload = info.completed.catch(() => {}).finally(() => uploads.delete(upload));
-      uploads.add(upload);
+    if (hasPathInHost(request)) return refuse(request, 400);
+    if (request.method !== "GET" && request.method !== "HEAD") {
+      if (isClosing) return refuse(request, 503); // only earlier uploads keep the listener open
+      uploads.up();
+      info.completed.then(uploads.down, uploads.down);
     }
     return handler.answer(request, info, info.completed);
   };
+
+  let boundPort = port;
   const listen = () => {
-    const server = Deno.serve({ hostname, port, onListen() {} }, handle);
+    const server = Deno.serve({ hostname, port: boundPort, onListen() {} }, handle);
     server.finished.catch(listenAgain);
     return server;
   };
-  /** Deno.serve() ends when it cannot accept (too many open files). Its open connections are still served. */
-  const listenAgain = (error: unknown): Promise<unknown> => {
+  /** Deno.serve() ends when it cannot accept (too many open files), but serves what is open. */
+  const listenAgain = async (error: unknown): Promise<void> => {
     print(`Cannot accept connections: ${errorMessage(error)}`, runtime.writeError);
-    return sleep(LISTEN_PAUSE_MS).then(() => isClosing || (server = listen())).catch(listenAgain);
+    await sleep(LISTEN_PAUSE_MS);
+    if (isClosing) return;
+    try {
+      server = listen();
+    } catch (again) {
+      await listenAgain(again);
+    }
   };
+
   let server = listen();
-  port = server.addr.port;
+  boundPort = server.addr.port; // PORT=0 is any port at first, and then that one
   return {
-    port,
+    port: boundPort,
     async close() {
       isClosing = true;
-      // shutdown() makes the bodies of requests in flight unreadable: https://github.com/denoland/deno/issues/36809
-      await Promise.all(uploads);
+      // shutdown() makes the bodies of requests in flight unreadable:
+      // https://github.com/denoland/deno/issues/36809
+      await uploads.zero();
       await Promise.all([handler.idle(), server.shutdown()]);
     },
   };
+}
+
+/** Whether the Host field holds a path: Deno takes it for the URL's (no upstream issue yet). */
+function hasPathInHost(request: Request): boolean {
+  if (PLAIN_URL_PATTERN.test(request.url)) return false; // spares the look at the headers
+  return /[/?#\\@]/.test(request.headers.get("Host") ?? "");
 }
 
 /** Answers a request without asking a route, and reads its body away. */
@@ -796,25 +1219,22 @@ function refuse({ body }: Request, status: number): Response {
   return new Response(null, { status, headers: { Connection: "close" } });
 }
 
-/** Checks a response before Deno sends it; while draining, asks the client to close its connection. */
+/** The `prepare` of Deno; while draining, it asks the client to close its connection. */
 function prepareOnDeno(response: Response, _env: object, isDraining: boolean): Response {
-  if (response.bodyUsed) {
-    throw new TypeError("the route returned a Response whose body was read already");
-  }
+  assertUnread(response);
   response.headers.forEach((value, name) => {
-    if (UNSENDABLE_PATTERN.test(value)) {
-      throw new TypeError(`the header ${name} holds a control character`);
-    }
+    if (!UNSENDABLE_PATTERN.test(value)) return;
+    throw new TypeError(`the header ${name} holds a control character`);
   });
   if (!isDraining || response.status === 101) return response;
-  const last = new Response(response.body, response); // the headers of some responses are immutable
+  const last = new Response(response.body, response); // the headers of some are immutable
   last.headers.set("Connection", "close");
   return last;
 }
 
 // ── The program ──
 
-const runtime = typeof Deno === "undefined" ? node() : deno();
+const runtime: Runtime = typeof Deno === "undefined" ? node() : deno();
 
 const USAGE = `Usage: main.ts          serve
        main.ts --ping   ask the running instance for /healthz: exit 0 if it is healthy, 1 if not
@@ -824,33 +1244,56 @@ SHUTDOWN_TIMEOUT_MS (8000), HEAL_AFTER_MS (0: never), ACCESS_LOG (on)`;
 
 /** Does what the arguments say and returns the exit code. */
 async function main(args: string[]): Promise<number> {
-  const stray = args.find((arg) => !/^--(ping|help)$/.test(arg)) ?? args[1];
-  if (stray !== undefined) throw new Error(`Unexpected argument ${quote(stray)}\n${USAGE}`);
-  if (args.length === 0) return await serve(readSettings(runtime.env));
-  print(args[0] === "--help" ? USAGE : await ping(readSettings(runtime.env)));
-  return 0;
+  const isOption = (arg: string) => arg === "--ping" || arg === "--help";
+  const unexpected = args.find((arg) => !isOption(arg)) ?? args[1];
+  if (unexpected !== undefined) {
+    throw new Error(`Unexpected argument ${quote(unexpected)}\n${USAGE}`);
+  }
+  switch (args[0]) {
+    case "--help":
+      print(USAGE);
+      return 0;
+    case "--ping":
+      print(await ping(readSettings(runtime.variable)));
+      return 0;
+    default:
+      return await serve(readSettings(runtime.variable));
+  }
 }
 
 /** Probes and heals. Returns the line of a healthy probe, throws that of any other. */
 async function ping(settings: Settings): Promise<string> {
   const finding = await probe(settings);
-  const line = [finding.text, settings.healAfterMs && heal(finding, settings.healAfterMs)].filter(
-    Boolean,
-  ).join("; ");
-  if (finding.outcome === "healthy") return line;
-  throw new Error(line);
+  let line = finding.text;
+  if (settings.healAfterMs > 0) {
+    const act = heal(finding, settings.healAfterMs);
+    if (act) line += `; ${act}`;
+  }
+  if (finding.outcome !== "healthy") throw new Error(line);
+  return line;
 }
 
-// The paths by which this file is started, not imported. tsx takes it without `.ts`; a bundle may keep it beside main.js.
-const programs = [
-  import.meta.filename,
-  import.meta.filename?.replace(/\.ts$/, ""),
-  `${import.meta.dirname}/main.js`,
-];
-if (import.meta.main || programs.includes(runtime.entry())) {
-  // Not awaited, because a module that imports from this one would wait for it for ever.
-  main(runtime.args).catch((error) => {
-    print(errorMessage(error), runtime.writeError);
-    return 1;
-  }).then(runtime.exit);
+/** Whether this file was started, and not imported. */
+function isStarted(): boolean {
+  if (import.meta.main) return true;
+  const entry = runtime.entry();
+  // A bundle may hold this module in a file beside main.js, which was started.
+  if (entry === `${import.meta.dirname}/main.js`) return true;
+  // Only the name is left to tell on Node.js before 22.18, and where PM2 imports the file.
+  const isUntold = import.meta.main === undefined || runtime.isUnderPm2();
+  return isUntold && /(^|[/\\])main(\.[jt]s)?$/.test(entry);
 }
+
+/** Runs the program to its end. A failure is one line on standard error. */
+async function run(): Promise<void> {
+  let exitCode = 1;
+  try {
+    exitCode = await main(runtime.args);
+  } catch (error) {
+    print(errorMessage(error), runtime.writeError);
+  }
+  runtime.exit(exitCode);
+}
+
+// Not awaited, because a module that imports from this one would wait for it for ever.
+if (isStarted()) run();

@@ -114,7 +114,7 @@ const { requestId } = await import("hono/request-id");
 const { streamSSE } = await import("hono/streaming");
 const { timeout } = await import("hono/timeout");
 const { proxy } = await import("hono/proxy");
-const env = runtime.env;
+const env = runtime.variable;
 
 if (!isDeno) {
   const { RESPONSE_ALREADY_SENT } = await import("@hono/node-server/utils/response");

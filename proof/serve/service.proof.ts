@@ -93,7 +93,7 @@ const SERVICE = 'return await (await import("./service.ts")).addRoutes(app, { st
 
 /** Everything that a route, a hook or a start can do wrong, by path or by the variable WRONG. */
 const WRONG = `
-const wrong = runtime.env("WRONG");
+const wrong = runtime.variable("WRONG");
 if (wrong === "start") throw new Error("SECRET of the start");
 const text = new TextEncoder().encode("a chunk\\n");
 const fail = () => { throw new Error("SECRET"); };
@@ -138,7 +138,7 @@ loose("/locked", () => { const response = new Response("text"); response.body!.g
 loose("/locked-stream", () => { const response = streamed({}); response.body!.getReader(); return response; });
 app.get("/hono-at-once", (c) => c.body(new ReadableStream({ start: (controller) => controller.error(new Error("SECRET")) })));
 app.get("/hono-late", (c) => c.body(new ReadableStream(late()), 200, { "X-Own": "yes" }));
-app.get("/proxied", () => fetch("http://127.0.0.1:" + runtime.env("UPSTREAM_PORT") + "/broken"));
+app.get("/proxied", () => fetch("http://127.0.0.1:" + runtime.variable("UPSTREAM_PORT") + "/broken"));
 
 app.get("/", (c) => c.text("ok"));
 app.get("/whole", (c) => {
