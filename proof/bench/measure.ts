@@ -1,6 +1,6 @@
 /**
- * How the benchmark measures: what is compared runs in turn on the same machine, and what counts is
- * the median of the rounds' ratios, because a machine's speed changes from minute to minute for both.
+ * How the benchmark measures: what is compared runs in turn on the same machine. What counts is the
+ * median of the rounds' ratios, because a machine's speed changes from minute to minute for both.
  */
 import { readFileSync } from "node:fs";
 import { ENV, output, type Side, WORK } from "./programs.ts";

@@ -1,4 +1,4 @@
-/** Draws the two pictures, from what was measured alone: what a probe costs, and what healing does. */
+/** Draws two pictures of what was measured: what a probe costs, and what healing does. */
 import type { Lane, Moment } from "./containers.ts";
 import type { Row } from "./measure.ts";
 

@@ -1,4 +1,4 @@
-/** What the benchmark runs: the project as its images run it, and the programs that it is compared with. */
+/** What the benchmark runs: the project as its images run it, and what that is compared with. */
 import { spawnSync } from "node:child_process";
 import {
   cpSync,
@@ -211,7 +211,7 @@ const RAW_DENO_JS = `const port = Number(Deno.env.get("PORT"));
 Deno.serve({ hostname: "127.0.0.1", port, onListen() {} }, () => new Response(null));`;
 const RAW_NODE_JS = `import { createServer } from "node:http";
 createServer((_, response) => response.end()).listen(Number(process.env.PORT), "127.0.0.1");`;
-/** The runtime's own server, with the options of the service: nothing as the answer to everything. */
+/** The runtime's own server, with the options of the service. It answers everything with nothing. */
 export const raw = {
   deno: withFile(image.deno.serve, write("raw-deno.js", RAW_DENO_JS)),
   node: withFile(image.node.serve, write("raw-node.mjs", RAW_NODE_JS)),
@@ -224,7 +224,7 @@ Deno.serve({ hostname: "127.0.0.1", port, onListen() {} }, app.fetch);`,
 serve({ fetch: app.fetch, hostname: "127.0.0.1", port: Number(process.env.PORT) });`,
 };
 
-/** Hono alone: routes on the adapter's defaults, beside the service's own, bundled and run alike. */
+/** Hono alone: the service's routes on the adapter's defaults, bundled and run alike. */
 export function bareHono(runtime: Runtime, routes: string): string[] {
   const text = `import { Hono } from "hono";
 const app = new Hono();

@@ -1,4 +1,4 @@
-/** How the benchmark reports: results.json keeps all, and tables and pictures are made from that alone. */
+/** How the benchmark reports: results.json keeps all; tables and pictures are made from it. */
 import { readFileSync, writeFileSync } from "node:fs";
 import type { Lane } from "./containers.ts";
 import type { Figure, Row } from "./measure.ts";
@@ -112,7 +112,7 @@ const COLUMNS: Column[] = [
   { head: "image, unpacked", part: "image", row: "image on ", name: "unpacked" },
 ];
 
-/** What a reader chooses a runtime by, for the README; a part that was not measured has no column. */
+/** What a reader chooses a runtime by, for the README. A part without figures has no column. */
 export function summary(results: Results): string {
   const cellOf = ({ part, row, name }: Column, runtime: string) => {
     const rows = results[part]?.rows.filter(({ what }) => what === `${row}${runtime}`) ?? [];
@@ -136,9 +136,10 @@ export const fill = (markdown: string, text: string) =>
 // ── Files ──
 
 /**
- * Keeps what was measured beside what earlier runs left of other groups, and writes all that is made of it.
+ * Keeps what was measured beside what earlier runs left of other parts, and writes all that is made
+ * of it.
  *
- * @param order Of the groups
+ * @param order Of the parts
  * @returns The files written
  */
 export function report(measured: Results, order: string[]): string[] {

@@ -51,7 +51,8 @@ export async function withServer<T>(
   { command, env }: Side,
   body: (server: Server) => Promise<T> | T,
 ): Promise<T> {
-  const port = Number(env?.PORT ?? await freePort());
+  let port = Number(env?.PORT);
+  if (!port) port = await freePort();
   const fromMs = performance.now();
   const child = spawn(command[0], command.slice(1), {
     cwd: ROOT,
