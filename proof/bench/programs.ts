@@ -211,7 +211,7 @@ const RAW_DENO_JS = `const port = Number(Deno.env.get("PORT"));
 Deno.serve({ hostname: "127.0.0.1", port, onListen() {} }, () => new Response(null));`;
 const RAW_NODE_JS = `import { createServer } from "node:http";
 createServer((_, response) => response.end()).listen(Number(process.env.PORT), "127.0.0.1");`;
-/** The runtime's own server, with the options of the service. It answers everything with nothing. */
+/** The runtime's own server with the options of the service. It answers all with nothing. */
 export const raw = {
   deno: withFile(image.deno.serve, write("raw-deno.js", RAW_DENO_JS)),
   node: withFile(image.node.serve, write("raw-node.mjs", RAW_NODE_JS)),
