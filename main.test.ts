@@ -31,7 +31,7 @@ async function run(args: string[], port: string, listening = async (_port: strin
   try {
     for await (const chunk of child.stdout) {
       printed += chunk;
-      const [, address] = /^Listening on http:\/\/.+:(\d+)\n/m.exec(String(chunk)) ?? [];
+      const [, address] = /^Listening on http:\/\/\S+:(\d+)/m.exec(String(chunk)) ?? [];
       if (!address) continue;
       await listening(address);
       process.kill(child.pid!, "SIGTERM");

@@ -10,6 +10,7 @@
  */
 import type { HttpBindings, WebSocketServerLike } from "@hono/node-server";
 import type { Context, Hono } from "hono";
+import type { HTTPException } from "hono/http-exception";
 import type { IncomingMessage, Server as HttpServer } from "node:http";
 
 /**
@@ -21,7 +22,7 @@ import type { IncomingMessage, Server as HttpServer } from "node:http";
  * @returns Hooks: `ready` for /readyz, `close` for the end, `websocket` for Node.js
  */
 export async function addRoutes(app: App, { stopping, log }: Tools): Promise<Hooks | void> {
-  // Import packages by `await import("…")`, because `--ping` then does not load them.
+  // Import packages in here, by `await import("…")`, so that `--ping` does not load them.
   // ════════ YOUR ROUTES BEGIN HERE ════════
 
   app.get("/", (c) => c.text("It works: replace this route in main.ts with your own\n"));
@@ -31,7 +32,7 @@ export async function addRoutes(app: App, { stopping, log }: Tools): Promise<Hoo
 
 // ── What addRoutes() takes and returns ──
 
-/** The application. `c.env` holds what the runtime gives with a request. */
+/** The application. `c.env` holds what the runtime gives with a request, on Node.js or Deno. */
 export type App = Hono<{
   Bindings: Partial<HttpBindings & Deno.ServeHandlerInfo<Deno.NetAddr>>;
   Variables: Record<string, unknown>;
@@ -55,7 +56,7 @@ export interface Hooks {
    * The service is unready if it returns false, fails or takes longer than a second.
    */
   ready?(): unknown;
-  /** Called at the end, with the rest of SHUTDOWN_TIMEOUT_MS and at least a second. */
+  /** Called at the end. It may take the rest of SHUTDOWN_TIMEOUT_MS, and at least a second. */
   close?(): unknown;
   /**
    * For Node.js, a WebSocketServer of `ws` with `noServer: true`:
@@ -86,14 +87,14 @@ export async function createApp(
 ): Promise<App> {
   const { Hono } = await import("hono");
   const app: App = new Hono();
-  const isReady = createReadyCheck(ready);
+  const checkReady = createReadyCheck(ready);
   const uncached = { "Cache-Control": "no-store" };
 
   // Registered first: no middleware can break or delay the health endpoints.
   app.get("/healthz", (c) => c.body(null, 200, uncached));
   app.get("/readyz", async (c) => {
     if (isDraining()) return c.json({ status: "draining" }, 503, uncached);
-    if (await isReady()) return c.json({ status: "ready" }, 200, uncached);
+    if (await checkReady()) return c.json({ status: "ready" }, 200, uncached);
     return c.json({ status: "unready" }, 503, uncached);
   });
 
@@ -109,17 +110,20 @@ function createReadyCheck(ready: () => unknown): () => Promise<boolean> {
   let answer = Promise.resolve(true);
 
   const ask = async (): Promise<boolean> => {
+    let isReady = false;
+    let reason: unknown = "ready() returned false";
     try {
       const value = await within(READY_LIMIT_MS, "ready()", ready);
-      if (value === false) throw new Error("ready() returned false");
-      if (!wasReady) print(toLine({ status: "ready" }));
-      wasReady = true;
+      isReady = value !== false;
     } catch (error) {
-      const line = toLine({ status: "unready", ...errorFields(error) });
-      if (wasReady) print(line, runtime.writeError);
-      wasReady = false;
+      reason = error;
     }
-    return wasReady;
+    if (isReady && !wasReady) print(toLine({ status: "ready" }));
+    if (!isReady && wasReady) {
+      print(toLine({ status: "unready", ...errorFields(reason) }), runtime.writeError);
+    }
+    wasReady = isReady;
+    return isReady;
   };
 
   return () => {
@@ -134,10 +138,11 @@ function createReadyCheck(ready: () => unknown): () => Promise<boolean> {
 
 /**
  * Answers what a route threw: an HTTPException as it says, a malformed body with 400, anything else
- * with 500. Every answer of c.json() and c.newResponse() keeps the headers that were set before.
+ * with 500.
  */
 async function answerError(error: Error, c: Context): Promise<Response> {
-  if ("getResponse" in error) return await answerException(error as HttpException, c);
+  // By its shape, because a package may bring a second copy of the class.
+  if ("getResponse" in error) return await answerException(error as HTTPException, c);
   const hasLeft = runtime.hasClientLeft(c.env, error);
   if (!hasLeft && await isBodyMalformed(c, error)) {
     return c.json({ error: "Malformed request body" }, 400);
@@ -146,11 +151,11 @@ async function answerError(error: Error, c: Context): Promise<Response> {
   return c.json(INTERNAL_ERROR, 500);
 }
 
-/** Hono's HTTPException, by its shape: a package may bring a second copy of the class. */
-type HttpException = Error & { getResponse(): Response };
-
-/** Answers an HTTPException. A plain text becomes `{"error": …}`, like every other error. */
-async function answerException(exception: HttpException, c: Context): Promise<Response> {
+/**
+ * Answers an HTTPException. A plain text becomes `{"error": …}`, the form of every other error.
+ * c.json() and c.newResponse() keep the headers that were set before the exception.
+ */
+async function answerException(exception: HTTPException, c: Context): Promise<Response> {
   const response = exception.getResponse();
   if (response.status >= 500) log(c, { error: exception });
   const isText = response.headers.get("Content-Type")?.startsWith("text/plain");
@@ -161,8 +166,8 @@ async function answerException(exception: HttpException, c: Context): Promise<Re
 }
 
 /**
- * Whether an error comes from parsing the request's body. Hono tells it by no type, so this parses
- * the body that Hono has cached once more: the same error comes again.
+ * Whether an error comes from parsing the request's body. No type of error tells it. So this parses
+ * the text that Hono has cached a second time, and compares the errors.
  */
 async function isBodyMalformed(c: Context, error: Error): Promise<boolean> {
   const { text, formData } = c.req.bodyCache;
@@ -170,15 +175,15 @@ async function isBodyMalformed(c: Context, error: Error): Promise<boolean> {
     await formData;
     if (error instanceof SyntaxError && text !== undefined) JSON.parse(await text);
     return false;
-  } catch (own) {
-    if (own === error) return true;
-    return own instanceof SyntaxError && own.message === error.message;
+  } catch (second) {
+    if (second === error) return true; // formData is a promise, which rejects with one error
+    return second instanceof SyntaxError && second.message === error.message;
   }
 }
 
 // ── Requests in flight ──
 
-/** Counts what is under way. */
+/** Returns a counter, which tells when it comes back to zero. */
 function createCounter() {
   let count = 0;
   let onZero = () => {};
@@ -205,11 +210,11 @@ function createCounter() {
 export type Handler = ReturnType<typeof createHandler>;
 
 /**
- * Wraps the application: answers whatever its routes do, counts requests in flight, and logs each
- * one when it is over.
+ * Wraps the application: gives an answer whatever its routes do, counts requests in flight, and
+ * logs each one when it is over.
  *
  * @param isDraining Whether the service drains; each response then closes its connection
- * @param accessLog Whether every request is logged; if not, only a failed one is. Health never is
+ * @param accessLog Whether every request is logged; if not, only a failed one is
  */
 export function createHandler(app: App, isDraining: () => boolean, accessLog: boolean) {
   const inFlight = createCounter();
@@ -219,16 +224,16 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
     idle: inFlight.zero,
     /**
      * Answers a request. Returns a promise only where the route does, because the adapter of
-     * Node.js is faster without.
+     * Node.js sends a Response faster than a promise of one.
      *
      * @param env What the runtime gives with the request: a new object for each request
-     * @param over Resolves once the response was sent, rejects if the client left
+     * @param sent Resolves once the response was sent, rejects if the client left
      */
-    answer(request: Request, env: object, over: Promise<unknown>): Response | Promise<Response> {
+    answer(request: Request, env: object, sent: Promise<unknown>): Response | Promise<Response> {
       const startMs = performance.now();
       const accept = (response: Response): Response => {
         assertResponse(response);
-        if (response.status >= 400) readAway(request, response);
+        if (response.status >= 400) discardUnread(request, response);
         return runtime.prepare(response, env, isDraining());
       };
       const fail = (thrown: unknown): Response => {
@@ -247,7 +252,7 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
       let response: Response | Promise<Response>;
       inFlight.up();
       try {
-        if (request.method === "HEAD") keepBody(request);
+        if (request.method === "HEAD") showAsGet(request);
         const returned = app.fetch(request, env);
         response = returned instanceof Promise
           ? returned.then(accept).catch(fail)
@@ -255,35 +260,40 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
       } catch (thrown) {
         response = fail(thrown);
       }
-      over.then(() => end(true), () => end(false));
+      sent.then(() => end(true), () => end(false));
       return response;
     },
   };
 }
 
-/** Throws for what a route may return in place of a Response, and for Response.error(). */
+/** Throws if a route returned anything but a Response, or Response.error(). */
 function assertResponse(returned: Response): void {
   if (returned instanceof Response && returned.status) return;
   throw new TypeError("the route returned no Response");
 }
 
 /**
- * Reads away the body that the route of an error answer left unread, because it would hold or end
- * the connection.
+ * Discards the body of a request whose route answered with an error and did not read it. Left
+ * unread, it would hold the connection open on Deno, and end it on Node.js.
  */
-function readAway(request: Request, response: Response): void {
+function discardUnread(request: Request, response: Response): void {
   if (request.method === "GET") return; // spares the look at the body
   const { body } = request;
   if (!body || body.locked || body === response.body) return;
+  discard(body);
+}
+
+/** Reads a body to its end for nothing. */
+function discard(body: ReadableStream): void {
   body.pipeTo(new WritableStream()).catch(() => {});
 }
 
 /**
- * Shows a HEAD to Hono's dispatch as a GET. For a HEAD Hono runs the GET's route and drops its
- * body: an event stream then never ends, and Deno sends a length of 0 (no upstream issue yet).
- * Only the first look at the method is the dispatch's; every later one sees HEAD.
+ * Shows a HEAD to Hono's dispatch as a GET. For a HEAD Hono runs the GET's route, and then drops
+ * the response's body: an event stream never ends, and Deno sends a length of 0 (no upstream issue
+ * yet). The dispatch is the first that looks at the method. Everything later sees HEAD.
  */
-function keepBody(request: Request): void {
+function showAsGet(request: Request): void {
   let isDispatched = false;
   const get = () => {
     if (isDispatched) return "HEAD";
@@ -303,6 +313,7 @@ const STACK_LIMIT_CHARS = 1000;
 /** Further fields of a request's line, by its `env`; most requests have none. */
 const notes = new WeakMap<object, Record<string, unknown>>();
 
+/** Adds fields to those noted before. */
 function note(env: object, fields: Record<string, unknown>): void {
   notes.set(env, { ...notes.get(env), ...fields });
 }
@@ -311,10 +322,10 @@ function note(env: object, fields: Record<string, unknown>): void {
 function log({ env }: { env?: object }, fields: Record<string, unknown>): void {
   if (!env) return;
   note(env, fields);
-  if (fields.error instanceof Error) noteError(env, fields.error);
+  if (fields.error instanceof Error) noteError(env, fields.error); // its text replaces the object
 }
 
-/** Notes what was thrown; after the client left the request is incomplete, and has not failed. */
+/** Notes what was thrown. If the client had left, the request is incomplete in place of failed. */
 function noteError(env: object, thrown: unknown): void {
   if (runtime.hasClientLeft(env, thrown)) note(env, { error: undefined, incomplete: true });
   else note(env, errorFields(thrown));
@@ -327,7 +338,10 @@ interface Outcome {
   isSent: boolean;
 }
 
-/** Logs a request that is over: on standard error if it failed, else if the access log is on. */
+/**
+ * Logs a request that is over. A line with an error goes to standard error at once, any other to
+ * the access log. Requests for health have no line.
+ */
 function logRequest(
   { method, url }: Request,
   env: object,
@@ -359,7 +373,7 @@ function toLine(fields: object, more?: object): string {
   if (!more) return JSON.stringify(usual);
   try {
     // The usual fields come first to be read first, and again last because they must win.
-    // No toJSON, because JSON.stringify() would call it.
+    // A field named toJSON goes, because JSON.stringify() would call it.
     return JSON.stringify({ ...usual, ...more, ...usual, toJSON: undefined });
   } catch (error) { // a BigInt or a cycle
     return JSON.stringify({ ...usual, unloggable: toText(error) });
@@ -373,7 +387,7 @@ function errorFields(thrown: unknown) {
   return { error: toText(thrown), cause: cause && toText(cause), stack: frames };
 }
 
-/** Returns a bounded text. An object that is no Error may have none: String() can throw for it. */
+/** Returns a bounded text. Any object but an Error is just named, because String() may throw. */
 function toText(value: unknown): string {
   if (typeof value === "object" && !(value instanceof Error)) return "an object";
   return String(value).slice(0, ERROR_LIMIT_CHARS);
@@ -413,19 +427,19 @@ async function serve(settings: Settings): Promise<number> {
 
   // Start.
   const stopping = new AbortController();
-  runtime.allowListeners(stopping.signal);
+  runtime.allowAbortListeners(stopping.signal);
   const app = await createApp(() => isDraining, () => hooks.ready?.());
   hooks = await start(app, { stopping: stopping.signal, log });
 
   // Listen.
   const handler = createHandler(app, () => isDraining, settings.accessLog);
-  const signal = firstSignal(handler);
+  const stopSignal = firstSignal(handler);
   const listener = await listen(settings, handler, hooks);
   print(`Listening on ${toUrl(settings.host, listener.port)}`);
   runtime.onCrash(flush);
 
   // Drain, from the signal on: /readyz fails, and each response closes its connection.
-  await signal;
+  await stopSignal;
   isDraining = true;
   print(`Draining, requests in flight: ${handler.inFlight()}`);
   await sleep(settings.drainDelayMs); // a balancer sees /readyz fail and sends no more
@@ -466,7 +480,8 @@ function toUrl(host: string, port: number): string {
 /**
  * Stops accepting, waits for the requests in flight, and closes what the service opened.
  *
- * @param shutdownTimeoutMs The deadline for all three
+ * @param shutdownTimeoutMs How long the requests may take. `close` gets the rest of it, and at
+ * least CLOSE_MIN_MS
  * @returns The exit code of serve()
  */
 async function stop(
@@ -480,11 +495,11 @@ async function stop(
   const leftMs = () => Math.max(CLOSE_MIN_MS, Math.round(deadlineMs - performance.now()));
 
   try {
-    await within(shutdownTimeoutMs, "the drain", listener.close);
+    await within(shutdownTimeoutMs, "the stop", listener.close);
   } catch {
     exitCode = 1;
-    const left = handler.inFlight() || "none, but connections still open";
-    print(`Cut after ${shutdownTimeoutMs} ms, requests in flight: ${left}`, runtime.writeError);
+    const open = handler.inFlight() || "none, but connections still open";
+    print(`Cut after ${shutdownTimeoutMs} ms, requests in flight: ${open}`, runtime.writeError);
   }
 
   try {
@@ -516,8 +531,8 @@ function firstSignal(handler: Handler): Promise<void> {
       }
       if (nowMs - firstMs < SAME_SIGNAL_MS) return;
       flush();
-      const left = handler.inFlight();
-      print(`Cut by a second signal, requests in flight: ${left}`, runtime.writeError);
+      const open = handler.inFlight();
+      print(`Cut by a second signal, requests in flight: ${open}`, runtime.writeError);
       runtime.exit(1);
     });
   });
@@ -527,13 +542,13 @@ function firstSignal(handler: Handler): Promise<void> {
 
 /** The most bytes of a response head that the probe reads. */
 const HEAD_LIMIT_BYTES = 16_384;
-/** The unspecified address of either family, however it is written. */
+/** The wildcard address of IPv4 or IPv6, however it is written: 0.0.0.0, ::, 0:0:0:0:0:0:0:0. */
 const WILDCARD_PATTERN = /^[0.:]+$/;
 
 /** What a probe found, in one word and in one line of text. */
 export interface Finding {
   /**
-   * `refused`: nothing listens yet, or any more. It is unhealthy, but never healed.
+   * `refused`: nothing listens yet, or any more. Such a service is unhealthy, but not healed.
    * `unavailable`: the machine has no such address.
    */
   outcome: "healthy" | "unhealthy" | "refused" | "unavailable";
@@ -607,7 +622,7 @@ export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<num
   for await (const chunk of chunks) {
     head += String.fromCharCode(...chunk.subarray(0, HEAD_LIMIT_BYTES - head.length));
     const isComplete = head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES;
-    const isOtherProtocol = head !== "" && !head.startsWith("H");
+    const isOtherProtocol = head !== "" && !head.startsWith("H"); // HTTP/1.1 …
     if (isComplete || isOtherProtocol) break;
   }
   const [, status] = /^HTTP\/1\.[01] ([1-5]\d\d)\b[^]*\r\n\r\n/.exec(head) ?? [];
@@ -619,8 +634,8 @@ export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<num
 
 /** What one probe tells the next: the start of process 1, the failures in a row, since when. */
 const STREAK_FILE = "/dev/shm/heartbeat-streak";
-/** Docker calls a container unhealthy after this many failures. Only a later one is healed. */
-const FAILURES_MIN = 3;
+/** At this failure Docker calls a container unhealthy. Only a later one may end the service. */
+const DOCKER_RETRIES = 3;
 const INIT_PATTERN = /(^|\/)(tini|docker-init|dumb-init|catatonit)$/;
 /** A command line begins with an emulator if the image is for another architecture. */
 const EMULATOR_PATTERN = /qemu|rosetta/;
@@ -643,7 +658,7 @@ export function heal(finding: Finding, healAfterMs: number): string | void {
     if (!streak) return "not counted: never healthy";
     const failures = streak.failures + 1;
     const lastedMs = Math.round(nowMs - streak.sinceMs);
-    if (failures > FAILURES_MIN && lastedMs >= healAfterMs) {
+    if (failures > DOCKER_RETRIES && lastedMs >= healAfterMs) {
       const act = `ended the service after ${lastedMs} ms`;
       leaveTrace(`${finding.text}; ${act}`);
       endService();
@@ -662,7 +677,7 @@ function readStarttime(): string {
   return fieldsFromThird[22 - 3];
 }
 
-/** The time since the machine started, because nobody sets that clock. */
+/** The time since the machine started. A set clock cannot change it, as it changes Date.now(). */
 function readUptimeMs(): number {
   const [seconds] = runtime.readFile("/proc/uptime").split(" ");
   return Number(seconds) * 1000;
@@ -687,12 +702,16 @@ function readStreak(starttime: string, nowMs: number): Streak | undefined {
     if (errorCode(error) === "ENOENT") return undefined;
     throw error;
   }
+  // A healthy probe notes the starttime alone.
   const [noted, failures = "0", sinceMs = `${nowMs}`] = text.split(" ");
   if (noted !== starttime) return undefined;
   return { failures: Number(failures), sinceMs: Number(sinceMs) };
 }
 
-/** Whether process 1 is an init of this very container, and runs this program. */
+/**
+ * Whether process 1 is an init that runs this program. It is another container's, or the host's,
+ * if it does not have this process's mounts.
+ */
 function isInitOurs(): boolean {
   const ownMounts = runtime.readFile("/proc/self/mountinfo");
   if (runtime.readFile("/proc/1/mountinfo") !== ownMounts) return false;
@@ -716,19 +735,24 @@ export function isInitOf(program: string, args: string[]): boolean {
 }
 
 /**
- * Writes why the service ends to the log of the container: the probe's own output is not there.
+ * Writes why the service ends to the container's log, which the probe's own output does not reach.
  * Never waits (a full pipe), and never fails (a closed pipe, another user's).
+ *
+ * @param healed What the probe found, and what it did
  */
 function leaveTrace(healed: string): void {
   try {
     const { constants, openSync, writeSync } = process.getBuiltinModule("node:fs");
     const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_NONBLOCK;
-    const log = openSync("/proc/1/fd/2", flags);
-    writeSync(log, `${toLine({ healed, state: readState() })}\n`);
+    const output = openSync("/proc/1/fd/2", flags);
+    writeSync(output, `${toLine({ healed, state: readState() })}\n`);
   } catch { /* nobody can be told */ }
 }
 
-/** The state of the service, below one or two inits: `R (running)` in an endless loop. */
+/**
+ * The state of the service, which runs below one or two inits. An endless loop is `R (running)`, a
+ * wait `S (sleeping)`, a SIGSTOP `T (stopped)`.
+ */
 function readState(): string | undefined {
   const program = runtime.entry();
   let id = "1";
@@ -794,7 +818,7 @@ export function readSettings(variable: (name: string) => string | undefined) {
 
 // ── Text and time ──
 
-/** The quoted text can be six times as long: JSON writes a control character as \u0000. */
+/** The most characters that are quoted. JSON may write each as six: \u0000. */
 const QUOTE_LIMIT_CHARS = 64;
 
 /** Quotes a text of unknown origin: bounded, printable ASCII. */
@@ -838,7 +862,7 @@ interface Runtime {
   args: string[];
   /** The path of the program. */
   entry(): string;
-  /** Whether PM2 started the program. Its launcher imports it. */
+  /** Whether PM2 started the program: its launcher imports the file, so no runtime tells. */
   isUnderPm2(): boolean;
   /** The value of an environment variable. */
   variable(name: string): string | undefined;
@@ -860,8 +884,8 @@ interface Runtime {
   onSignal(handler: () => void): unknown;
   /** Calls the handler before the process ends by itself: a throw, a rejection, an exit. */
   onCrash(handler: () => void): unknown;
-  /** Lets any number of listeners wait for a signal to abort. */
-  allowListeners(signal: AbortSignal): void;
+  /** Lets any number of listeners wait for an AbortSignal, without a warning. */
+  allowAbortListeners(signal: AbortSignal): void;
   /** Sends a request over TCP, yields the bytes of the response; throws once the signal aborts. */
   exchange(
     host: string,
@@ -869,7 +893,7 @@ interface Runtime {
     request: string,
     signal: AbortSignal,
   ): AsyncIterable<Uint8Array>;
-  /** Whether an error comes from a client that left. */
+  /** Whether what was thrown comes from a client that left. Each runtime tells by one argument. */
   hasClientLeft(env: object, thrown: unknown): boolean;
   /** Checks a response and makes it safe to send; throws for one that cannot be sent. */
   prepare(response: Response, env: object, isDraining: boolean): Response;
@@ -879,7 +903,7 @@ interface Runtime {
 
 // ── Node.js ──
 
-/** Longer than any balancer keeps an idle connection (Google's: 600 s): it closes first. */
+/** Longer than any balancer keeps an idle connection (Google's: 600 s), so that it closes first. */
 const KEEP_ALIVE_MS = 620_000;
 
 /** What the adapter gives with a request; an upgrade comes without `outgoing`. */
@@ -907,7 +931,7 @@ function node(): Runtime {
     onSignal: (handler) => process.on("SIGTERM", handler).on("SIGINT", handler),
     onCrash: (handler) => process.on("exit", handler),
     // Node.js 20 and 22 warn of more than ten listeners on an AbortSignal.
-    allowListeners: (signal) => events().setMaxListeners(0, signal),
+    allowAbortListeners: (signal) => events().setMaxListeners(0, signal),
     async *exchange(host, port, request, signal) {
       const socket = process.getBuiltinModule("node:net").connect({ host, port, signal });
       socket.on("error", () => {}); // an error after the response does not matter
@@ -930,7 +954,7 @@ async function listenOnNode(
   const { createAdaptorServer } = await import("@hono/node-server");
   // A failed write to the log does not end the service.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-  // Asked for each upgrade by Node.js 22.21, 24.9 and later.
+  // Node.js 22.21, 24.9 and later ask it whether to take an upgrade; others take each.
   const upgrades = websocket && { shouldUpgradeCallback: isWebSocket };
   const server = createAdaptorServer({
     websocket,
@@ -959,8 +983,8 @@ async function listenOnNode(
 }
 
 /**
- * Closes the listener alone. The close() of http.Server also cuts responses that are not sent yet
- * (no upstream issue yet).
+ * Accepts no more connections. The close() of http.Server would also cut responses that are not
+ * sent yet (no upstream issue yet), so this calls the one of net.Server.
  */
 function stopAccepting(server: HttpServer): void {
   process.getBuiltinModule("node:net").Server.prototype.close.call(server);
@@ -972,7 +996,7 @@ async function whenSent(env: NodeEnv): Promise<void> {
   if (!outgoing) return; // an upgrade
   await new Promise<void>((resolve) => {
     outgoing.on("close", resolve);
-    // Node.js 20 and 22 never close a pipelined response whose client has left.
+    // Node.js 20 and 22 do not close a pipelined response whose client left.
     incoming!.on("close", () => {
       if (incoming!.socket.destroyed) resolve();
     });
@@ -981,19 +1005,19 @@ async function whenSent(env: NodeEnv): Promise<void> {
   if (outgoing.errored || !outgoing.writableFinished) throw new Error("not sent");
 }
 
-/** The parts that the adapter keeps of a Response that it made itself: status, body, headers. */
+/** What the adapter's own Response keeps under a symbol: status, body, headers. */
 type Parts = [number, BodyInit | null, HeadersInit | undefined];
 
 /** Returns the `prepare` of Node.js, which makes a response safe for the adapter. */
 function createPrepare() {
-  let partsKey: symbol | undefined; // found late, because only then is Response the adapter's
+  let partsKey: symbol | undefined; // found at a response, because the adapter is loaded by then
   return (response: Response, env: NodeEnv, isDraining: boolean): Response => {
     const { outgoing } = env;
     if (!outgoing) return acceptUpgrade(response, env);
     if (isDraining) outgoing.shouldKeepAlive = false;
 
-    // A text must keep its parts, because the adapter sends those the fast way. To look at its
-    // body, bodyUsed or headers would end that.
+    // The adapter sends a text the fast way, until something reads body, bodyUsed or headers of
+    // its Response. So only the parts are read.
     partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
     const parts = (response as unknown as Record<symbol, Parts | undefined>)[partsKey];
     if (parts) assertHeaders(parts[2]);
@@ -1020,7 +1044,7 @@ function assertUnread(response: Response): void {
 
 /**
  * Cuts a response whose body fails. The adapter would print a stack, and may send the error's text
- * (no upstream issue yet).
+ * (no upstream issue yet). It must not see the failure, so that is not passed on (preventAbort).
  */
 function cutOnFailure(
   response: Response,
@@ -1045,7 +1069,7 @@ function safeServerResponse() {
   return class<R extends IncomingMessage> extends ServerResponse<R> {
     override writeHead(...args: unknown[]): this {
       const headers = args.at(-1);
-      if (typeof headers === "object") dropKeepAlive(headers as Record<string, unknown>);
+      if (typeof headers === "object") keepOnlyClose(headers as Record<string, unknown>);
       try {
         return Reflect.apply(super.writeHead, this, args);
       } catch (error) { // a bad header; it would end the process (no upstream issue yet)
@@ -1060,8 +1084,11 @@ function safeServerResponse() {
   };
 }
 
-/** A route's own keep-alive would outlive a drain, and a client that asked to close. */
-function dropKeepAlive(headers: Record<string, unknown>): void {
+/**
+ * Removes a route's own Connection header, unless it says close. A keep-alive of fetch() or
+ * streamSSE() would keep a connection open that a drain or its client wants closed.
+ */
+function keepOnlyClose(headers: Record<string, unknown>): void {
   for (const name of ["connection", "Connection"]) {
     if (headers[name] !== "close") delete headers[name];
   }
@@ -1072,16 +1099,16 @@ function isWebSocket({ headers }: IncomingMessage): boolean {
 }
 
 /**
- * Answers an upgrade that is no WebSocket (h2c, TLS) with 400 on a Node.js that does not ask
- * isWebSocket(), and survives a reset. The adapter leaves such an upgrade alone, so its client
- * waits, and a reset ends the process (no upstream issue yet).
+ * Answers an upgrade that is no WebSocket (h2c, TLS) with 400, on a Node.js that does not ask
+ * isWebSocket(). The adapter would leave its client waiting, and a reset by that client would end
+ * the process (no upstream issue yet).
  */
 function refuseOtherUpgrades(server: HttpServer): void {
+  // The adapter refuses a WebSocket that no route accepts only if the server has one listener for
+  // upgrades. So this takes the place of the adapter's listener, and calls it.
   const [upgrade] = server.listeners("upgrade");
-  // Replaces the adapter's listener, because that refuses a WebSocket only if it is the one
-  // listener.
   server.removeAllListeners("upgrade").on("upgrade", (incoming, socket, head) => {
-    socket.on("error", () => {});
+    socket.on("error", () => {}); // a reset
     if (isWebSocket(incoming)) {
       upgrade.call(server, incoming, socket, head);
     } else {
@@ -1095,19 +1122,19 @@ function refuseOtherUpgrades(server: HttpServer): void {
 
 /** Header values that `Headers` takes, and that end Deno with a panic (no upstream issue yet). */
 const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
-/** A URL with one path segment and no query: nothing in its Host field can have added a path. */
+/** A URL with one path segment and no query: its Host field cannot have added a path or a query. */
 const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
-/** Deno tells only by these texts that a client left; fetch() wraps the one of a body it sends. */
+/** Deno tells only by these texts that a client left. fetch() throws one with it as its cause. */
 const CLIENT_LEFT_PATTERN =
   /^(BadResource|Http): .+ body|^Error: (Cannot read request|unexpected EOF .+ HTTP\/1) body/;
 /** The time between two attempts to listen again. */
 const LISTEN_PAUSE_MS = 250;
 
 /**
- * Whether the log goes through the console, because only the console exports it by OpenTelemetry.
- * Never in a probe: it would wait for the collector.
+ * Whether the log goes to OpenTelemetry, which takes it from the console alone. False in a probe,
+ * because the console would wait for the collector.
  */
-let isExported = false;
+let isLogExported = false;
 
 function deno(): Runtime {
   return {
@@ -1116,8 +1143,8 @@ function deno(): Runtime {
     isUnderPm2: () => false,
     variable: Deno.env.get,
     exit: Deno.exit,
-    writeOut: (text) => isExported ? console.log(text) : writeLine(Deno.stdout, text),
-    writeError: (text) => isExported ? console.error(text) : writeLine(Deno.stderr, text),
+    writeOut: (text) => isLogExported ? console.log(text) : writeLine(Deno.stdout, text),
+    writeError: (text) => isLogExported ? console.error(text) : writeLine(Deno.stderr, text),
     written: () => Promise.resolve(),
     readFile: (path) => Deno.readTextFileSync(path),
     writeFile: (path, text) => Deno.writeTextFileSync(path, text),
@@ -1129,7 +1156,7 @@ function deno(): Runtime {
     onCrash(handler) {
       for (const name of ["error", "unhandledrejection", "unload"]) addEventListener(name, handler);
     },
-    allowListeners() {},
+    allowAbortListeners() {},
     async *exchange(hostname, port, request, signal) {
       const connection = await Deno.connect({ hostname, port, signal });
       signal.addEventListener("abort", () => connection.close());
@@ -1151,7 +1178,7 @@ function deno(): Runtime {
   };
 }
 
-/** Writes past the console, which doubles the service's memory. */
+/** Writes a line without the console, because that takes twice the memory of the service. */
 function writeLine(file: { writeSync(bytes: Uint8Array): number }, text: string): void {
   let rest = new TextEncoder().encode(`${text}\n`);
   while (rest.length > 0) {
@@ -1161,14 +1188,14 @@ function writeLine(file: { writeSync(bytes: Uint8Array): number }, text: string)
 }
 
 async function listenOnDeno(hostname: string, port: number, handler: Handler): Promise<Listener> {
-  isExported = Deno.env.has("OTEL_DENO");
-  const uploads = createCounter();
+  isLogExported = Deno.env.has("OTEL_DENO");
+  const uploads = createCounter(); // requests that may have a body
   let isClosing = false;
 
   const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
     if (hasPathInHost(request)) return refuse(request, 400);
     if (request.method !== "GET" && request.method !== "HEAD") {
-      if (isClosing) return refuse(request, 503); // only earlier uploads keep the listener open
+      if (isClosing) return refuse(request, 503); // it still accepts, because of earlier uploads
       uploads.up();
       info.completed.then(uploads.down, uploads.down);
     }
@@ -1207,19 +1234,19 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   };
 }
 
-/** Whether the Host field holds a path: Deno takes it for the URL's (no upstream issue yet). */
+/** Whether the Host field holds a path. Deno would route by that path (no upstream issue yet). */
 function hasPathInHost(request: Request): boolean {
   if (PLAIN_URL_PATTERN.test(request.url)) return false; // spares the look at the headers
   return /[/?#\\@]/.test(request.headers.get("Host") ?? "");
 }
 
-/** Answers a request without asking a route, and reads its body away. */
+/** Answers a request without asking a route, and discards its body. */
 function refuse({ body }: Request, status: number): Response {
-  body?.pipeTo(new WritableStream()).catch(() => {});
+  if (body) discard(body);
   return new Response(null, { status, headers: { Connection: "close" } });
 }
 
-/** The `prepare` of Deno; while draining, it asks the client to close its connection. */
+/** The `prepare` of Deno. While draining, it asks the client to close its connection. */
 function prepareOnDeno(response: Response, _env: object, isDraining: boolean): Response {
   assertUnread(response);
   response.headers.forEach((value, name) => {
@@ -1245,7 +1272,7 @@ SHUTDOWN_TIMEOUT_MS (8000), HEAL_AFTER_MS (0: never), ACCESS_LOG (on)`;
 /** Does what the arguments say and returns the exit code. */
 async function main(args: string[]): Promise<number> {
   const isOption = (arg: string) => arg === "--ping" || arg === "--help";
-  const unexpected = args.find((arg) => !isOption(arg)) ?? args[1];
+  const unexpected = args.find((arg) => !isOption(arg)) ?? args[1]; // at most one option
   if (unexpected !== undefined) {
     throw new Error(`Unexpected argument ${quote(unexpected)}\n${USAGE}`);
   }
@@ -1279,9 +1306,9 @@ function isStarted(): boolean {
   const entry = runtime.entry();
   // A bundle may hold this module in a file beside main.js, which was started.
   if (entry === `${import.meta.dirname}/main.js`) return true;
-  // Only the name is left to tell on Node.js before 22.18, and where PM2 imports the file.
-  const isUntold = import.meta.main === undefined || runtime.isUnderPm2();
-  return isUntold && /(^|[/\\])main(\.[jt]s)?$/.test(entry);
+  // Only the name of the program tells it on Node.js before 22.18, and under PM2.
+  const isNameNeeded = import.meta.main === undefined || runtime.isUnderPm2();
+  return isNameNeeded && /(^|[/\\])main(\.[jt]s)?$/.test(entry);
 }
 
 /** Runs the program to its end. A failure is one line on standard error. */
@@ -1295,5 +1322,5 @@ async function run(): Promise<void> {
   runtime.exit(exitCode);
 }
 
-// Not awaited, because a module that imports from this one would wait for it for ever.
+// Not awaited: a module that addRoutes() imports and that imports this one would never load.
 if (isStarted()) run();

@@ -618,7 +618,7 @@ test("variables from a file, on each runtime", async () => {
       try {
         const listening = await until(
           program,
-          () => /Listening on (http:.+)\n/.exec(program.stdout),
+          () => /Listening on (http:\S+).*\n/.exec(program.stdout),
         );
         const expected = "GREETING" in env ? "from the shell" : "from the file";
         await assertAnswer(`${listening[1]}/greeting`, {}, 200, expected);

@@ -292,7 +292,10 @@ for (const target of TARGETS) {
           (await inspect(container)).Health.Log.map(({ ExitCode }) => ExitCode).filter(Boolean),
           [],
         );
-        assert.equal(await docker(["logs", container]), "Listening on http://0.0.0.0:8080");
+        assert.equal(
+          await docker(["logs", container]),
+          "Listening on http://localhost:8080 (HOST=0.0.0.0)",
+        );
       });
     },
   );

@@ -395,15 +395,15 @@ for (const runtime of allRuntimes()) {
         };
         const kept = [
           await answer("/kept/error", 500, '{"error":"Internal Server Error"}', true),
-          await answer("/kept/exception", 503, "later", true),
-          await answer("/kept/client", 409, "no", false),
+          await answer("/kept/exception", 503, '{"error":"later"}', true),
+          await answer("/kept/client", 409, '{"error":"no"}', false),
         ];
         for (const headers of kept) {
           assert.equal(headers.get("X-Rate-Limit"), "7");
           assert.ok(headers.get("X-Request-Id"));
         }
         assert.equal(kept[1].get("Retry-After"), "9");
-        await answer("/timeout", 504, "Gateway Timeout", true);
+        await answer("/timeout", 504, '{"error":"Gateway Timeout"}', true);
         const { line } = await lineOf(service, "/kept/error");
         assert.deepEqual([line.error, line.cause], ["Error: SECRET", "Error: the cause"]);
         assert.match(`${line.stack}`, /main\.ts:\d+/);

@@ -504,7 +504,7 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
       assert.equal((await ask(port, get(`/items/${id}`))).status, 404);
       for (const body of ["", "{", '{"name":""}', '{"name":1}']) {
         const { status, body: text } = await send(port, "/items", body);
-        assert.deepEqual([status, `${text}`], [400, "an item has a name"]);
+        assert.deepEqual([status, `${text}`], [400, '{"error":"an item has a name"}']);
       }
     });
 
@@ -655,7 +655,7 @@ function holdsWhatIsPromised({ isNode, isImage, noRows, newData, inService }: Su
 
     test("takes an HTTPException under 500 for no error, and leaves an area's own handler to it", async () => {
       const teapot = await ask(service.port, get("/teapot"));
-      assert.deepEqual([teapot.status, teapot.body], [418, "short and stout"]);
+      assert.deepEqual([teapot.status, teapot.body], [418, '{"error":"short and stout"}']);
       const area = await ask(service.port, get("/area/throws"));
       assert.deepEqual([area.status, area.body], [500, "the area's own handler"]);
       await until(service, () => lines("/area/throws")[0] && lines("/teapot")[0]);

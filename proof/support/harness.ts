@@ -203,7 +203,7 @@ export async function withService(
   const program = launch([...runtime.options, file], variables, start);
   try {
     const port = Number(
-      await until(program, () => /Listening on http:\/\/.+:(\d+)\n/.exec(program.stdout)?.[1]),
+      await until(program, () => /Listening on http:\/\/\S+:(\d+)\b.*\n/.exec(program.stdout)?.[1]),
     );
     const ping = (more: Env = {}) =>
       run(["--ping"], { ...variables, PORT: `${port}`, ...more }, { runtime });
