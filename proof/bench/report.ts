@@ -1,6 +1,7 @@
-/** How the benchmark reports: results.json keeps all, and tables and pictures are made from that alone. */
+/** How the benchmark reports: results.json keeps all; tables and pictures are made from it. */
 import { readFileSync, writeFileSync } from "node:fs";
-import type { Figure, Lane, Row } from "./measure.ts";
+import type { Lane } from "./containers.ts";
+import type { Figure, Row } from "./measure.ts";
 import { drawLifecycle, drawProbes } from "./pictures.ts";
 
 const ROOT = `${import.meta.dirname}/../..`;
@@ -19,6 +20,17 @@ export interface Group {
   lanes?: Lane[];
 }
 export type Results = Record<string, Group>;
+
+/** A program that a part needs. */
+export type Tool = "hyperfine" | "time" | "wrk" | "docker";
+
+/** What can be measured by itself. */
+export interface Part {
+  title: string;
+  method: string;
+  needs: Tool[];
+  measure(): Promise<Row[] | { rows: Row[]; lanes: Lane[] }> | Row[];
+}
 
 export const readResults = (): Results => JSON.parse(readFileSync(RESULTS, "utf8"));
 
@@ -59,35 +71,59 @@ export function tables(rows: Row[]): string {
   return [...lines.values()].map((lines) => lines.join("\n")).join("\n\n");
 }
 
+/** Keeps a row, and shows it at once to whoever waits. */
+export function add(rows: Row[], row: Row): void {
+  rows.push(row);
+  console.error(tables([row]).split("\n").at(-1));
+}
+
+function section(name: string, { title, method, date, machine, runtimes, rows }: Group): string {
+  const how = `\`npm run bench -- ${name}\`, ${date}, ${machine}, ${runtimes}. ${method}`;
+  return `## ${title}\n\n${how}\n\n${tables(rows)}\n`;
+}
+
 /** All of it, for proof/bench/README.md. */
 export const everything = (results: Results) =>
-  Object.entries(results).map(([name, { title, method, date, machine, runtimes, rows }]) =>
-    `## ${title}\n\n\`npm run bench -- ${name}\`, ${date}, ${machine}, ${runtimes}. ${method}\n\n${
-      tables(rows)
-    }\n`
-  ).join("\n");
+  Object.entries(results).map(([name, group]) => section(name, group)).join("\n");
 
-/** What a reader chooses a runtime by, for the README. */
+/** A column of the README's table: where its figures are, less the name of the runtime. */
+interface Column {
+  head: string;
+  part: string;
+  row: string;
+  name: string;
+}
+
+const COLUMNS: Column[] = [
+  { head: "one probe, CPU", part: "probe", row: "image on ", name: "CPU" },
+  {
+    head: "JSON answers per second of CPU",
+    part: "throughput",
+    row: "`/items/17?x=1`, JSON, on ",
+    name: "requests per CPU second",
+  },
+  { head: "memory after load", part: "memory", row: "", name: "after load" },
+  {
+    head: "start to the first answer",
+    part: "start",
+    row: "start to the first 200, image on ",
+    name: "time",
+  },
+  { head: "image, unpacked", part: "image", row: "image on ", name: "unpacked" },
+];
+
+/** What a reader chooses a runtime by, for the README. A part without figures has no column. */
 export function summary(results: Results): string {
-  const ours = (group: string, what: string, name: string) => {
-    const figures = results[group]?.rows.find((row) => row.what === what)?.figures;
-    const figure = figures?.find((figure) => figure.name === name);
+  const cellOf = ({ part, row, name }: Column, runtime: string) => {
+    const rows = results[part]?.rows.filter(({ what }) => what === `${row}${runtime}`) ?? [];
+    const figure = rows.flatMap(({ figures }) => figures).find((figure) => figure.name === name);
     return figure && `${number(figure.ours, figure)} ${figure.unit}`;
   };
-  const columns = [
-    ["one probe, CPU", "probe", "image on ", "CPU"],
-    ["requests to `/` per second of CPU", "serving", "`/` on ", "requests per CPU second"],
-    ["memory after load", "memory", "", "after load"],
-    ["start to the first answer", "start", "start to the first 200, image on ", "time"],
-    ["image, unpacked", "image", "image on ", "unpacked"],
-  ].map((
-    [what, group, row, name],
-  ) => [what, ours(group, `${row}Deno`, name), ours(group, `${row}Node.js`, name)]);
-  const known = columns.filter((column): column is string[] => !column.includes(undefined));
-  const [head, ...rows] = ["", "Deno", "Node.js"].map((name, i) =>
-    line([name, ...known.map((column) => column[i])])
-  );
-  return [head, rule(known.length + 1), ...rows].join("\n");
+  const known = COLUMNS.filter((column) => cellOf(column, "Deno") && cellOf(column, "Node.js"));
+  const rowOf = (runtime: string) =>
+    line([runtime, ...known.map((column) => cellOf(column, runtime)!)]);
+  const head = line(["", ...known.map((column) => column.head)]);
+  return [head, rule(known.length + 1), rowOf("Deno"), rowOf("Node.js")].join("\n");
 }
 
 /** What the marks of each Markdown file are to hold. */
@@ -100,9 +136,10 @@ export const fill = (markdown: string, text: string) =>
 // ── Files ──
 
 /**
- * Keeps what was measured beside what earlier runs left of other groups, and writes all that is made of it.
+ * Keeps what was measured beside what earlier runs left of other parts, and writes all that is made
+ * of it.
  *
- * @param order Of the groups
+ * @param order Of the parts
  * @returns The files written
  */
 export function report(measured: Results, order: string[]): string[] {
