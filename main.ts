@@ -9,7 +9,7 @@
  * @module
  */
 import type { HttpBindings, WebSocketServerLike } from "@hono/node-server";
-import type { Context, Hono } from "hono";
+import type { Context, Hono, HonoRequest } from "hono";
 import type { HTTPException } from "hono/http-exception";
 import type { IncomingMessage, Server as HttpServer } from "node:http";
 
@@ -44,7 +44,8 @@ export interface Tools {
   stopping: AbortSignal;
   /**
    * Adds fields to the request's line in the log. A field `error` sends the line to standard error.
-   * If it is an Error, the line gets its text, `cause` and `stack`.
+   * If it is an Error, the line gets its text, `cause` and `stack`; or `incomplete` alone, if the
+   * client had left.
    */
   log(c: { env?: object }, fields: Record<string, unknown>): void;
 }
@@ -86,6 +87,8 @@ export async function createApp(
   ready: Hooks["ready"] = () => true,
 ): Promise<App> {
   const { Hono } = await import("hono");
+  marking ??= markMalformedBodies();
+  await marking;
   const app: App = new Hono();
   const checkReady = createReadyCheck(ready);
   const uncached = { "Cache-Control": "no-store" };
@@ -143,8 +146,7 @@ function createReadyCheck(ready: () => unknown): () => Promise<boolean> {
 async function answerError(error: Error, c: Context): Promise<Response> {
   // By its shape, because a package may bring a second copy of the class.
   if ("getResponse" in error) return await answerException(error as HTTPException, c);
-  const hasLeft = runtime.hasClientLeft(c.env, error);
-  if (!hasLeft && await isBodyMalformed(c, error)) {
+  if (malformed.has(error) && !runtime.hasClientLeft(c.env, error)) {
     return c.json({ error: "Malformed request body" }, 400);
   }
   log(c, { error });
@@ -158,26 +160,33 @@ async function answerError(error: Error, c: Context): Promise<Response> {
 async function answerException(exception: HTTPException, c: Context): Promise<Response> {
   const response = exception.getResponse();
   if (response.status >= 500) log(c, { error: exception });
-  const isText = response.headers.get("Content-Type")?.startsWith("text/plain");
-  if (!isText) return c.newResponse(response.body, response);
+  const { body, headers } = response;
+  const isText = headers.get("Content-Type")?.startsWith("text/plain");
+  if (!body || !isText || headers.has("Content-Encoding")) return c.newResponse(body, response);
   const text = await response.text();
-  response.headers.delete("Content-Length"); // the text's, not the JSON's
+  headers.delete("Content-Length"); // the text's, not the JSON's
   return c.json({ error: text || `Status ${response.status}` }, response);
 }
 
-/**
- * Whether an error comes from parsing the request's body. No type of error tells it. So this parses
- * the text that Hono has cached a second time, and compares the errors.
- */
-async function isBodyMalformed(c: Context, error: Error): Promise<boolean> {
-  const { text, formData } = c.req.bodyCache;
-  try {
-    await formData;
-    if (error instanceof SyntaxError && text !== undefined) JSON.parse(await text);
-    return false;
-  } catch (second) {
-    if (second === error) return true; // formData is a promise, which rejects with one error
-    return second instanceof SyntaxError && second.message === error.message;
+/** Errors of c.req.json(), formData() and parseBody() for a body that does not parse. */
+const malformed = new WeakSet<Error>();
+/** Done once, however many applications the tests build. */
+let marking: Promise<void> | undefined;
+
+/** Has Hono's requests mark those errors when they are thrown, because no type of error tells. */
+async function markMalformedBodies(): Promise<void> {
+  const { HonoRequest } = await import("hono/request");
+  const mark = (error: Error): never => {
+    // Any other error is one of reading the body, not of parsing it.
+    if (error instanceof SyntaxError || error instanceof TypeError) malformed.add(error);
+    throw error;
+  };
+  for (const name of ["json", "formData", "parseBody"] as const) {
+    const parse = HonoRequest.prototype[name] as (...args: unknown[]) => Promise<unknown>;
+    const parseAndMark = function (this: HonoRequest, ...args: unknown[]) {
+      return parse.apply(this, args).catch(mark);
+    };
+    Object.defineProperty(HonoRequest.prototype, name, { value: parseAndMark });
   }
 }
 
@@ -319,15 +328,16 @@ function note(env: object, fields: Record<string, unknown>): void {
 }
 
 /** Adds fields to a request's line; does nothing without an `env`, as in `app.request()`. */
-function log({ env }: { env?: object }, fields: Record<string, unknown>): void {
+function log({ env }: { env?: object }, { error, ...fields }: Record<string, unknown>): void {
   if (!env) return;
   note(env, fields);
-  if (fields.error instanceof Error) noteError(env, fields.error); // its text replaces the object
+  if (error instanceof Error) noteError(env, error);
+  else if (error !== undefined) note(env, { error });
 }
 
 /** Notes what was thrown. If the client had left, the request is incomplete in place of failed. */
 function noteError(env: object, thrown: unknown): void {
-  if (runtime.hasClientLeft(env, thrown)) note(env, { error: undefined, incomplete: true });
+  if (runtime.hasClientLeft(env, thrown)) note(env, { incomplete: true });
   else note(env, errorFields(thrown));
 }
 
@@ -860,10 +870,10 @@ async function within<T>(ms: number, name: string, run: () => T): Promise<Awaite
 interface Runtime {
   /** The arguments behind the name of the program. */
   args: string[];
-  /** The path of the program. */
+  /** The path of the program, as the command line has it. */
   entry(): string;
-  /** Whether PM2 started the program: its launcher imports the file, so no runtime tells. */
-  isUnderPm2(): boolean;
+  /** The path of the program's file, without links. */
+  realEntry(): string;
   /** The value of an environment variable. */
   variable(name: string): string | undefined;
   /** Ends the process. */
@@ -894,7 +904,7 @@ interface Runtime {
     signal: AbortSignal,
   ): AsyncIterable<Uint8Array>;
   /** Whether what was thrown comes from a client that left. Each runtime tells by one argument. */
-  hasClientLeft(env: object, thrown: unknown): boolean;
+  hasClientLeft(env: object | undefined, thrown: unknown): boolean;
   /** Checks a response and makes it safe to send; throws for one that cannot be sent. */
   prepare(response: Response, env: object, isDraining: boolean): Response;
   /** Listens, and resolves once connections are accepted. */
@@ -914,8 +924,8 @@ function node(): Runtime {
   const events = () => process.getBuiltinModule("node:events");
   return {
     args: process.argv.slice(2),
-    entry: () => process.env.pm_exec_path ?? `${process.argv[1]}`,
-    isUnderPm2: () => process.env.pm_exec_path !== undefined,
+    entry: () => `${process.argv[1]}`,
+    realEntry: realEntryOnNode,
     variable: (name) => process.env[name],
     exit: (code) => process.exit(code),
     writeOut: (text) => console.log(text),
@@ -939,10 +949,20 @@ function node(): Runtime {
       // The socket's own iterator costs more.
       for await (const [chunk] of events().on(socket, "data", { close: ["end"] })) yield chunk;
     },
-    hasClientLeft: ({ incoming }: NodeEnv) => incoming?.socket.destroyed === true,
+    hasClientLeft: (env?: NodeEnv) => env?.incoming?.socket.destroyed === true,
     prepare: createPrepare(),
     listen: listenOnNode,
   };
+}
+
+/** Finds the file of the program through links, without its ending (tsx), and behind PM2. */
+function realEntryOnNode(): string {
+  const { existsSync, realpathSync } = process.getBuiltinModule("node:fs");
+  let path = `${process.argv[1]}`;
+  // The launcher of PM2 imports the file.
+  if (/ProcessContainer(Fork)?\.js$/.test(path)) path = `${process.env.pm_exec_path}`;
+  if (!existsSync(path)) path = `${path}.ts`;
+  return existsSync(path) ? realpathSync(path) : path;
 }
 
 async function listenOnNode(
@@ -1137,10 +1157,11 @@ const LISTEN_PAUSE_MS = 250;
 let isLogExported = false;
 
 function deno(): Runtime {
+  const entry = () => Deno.mainModule.replace("file://", "");
   return {
     args: Deno.args,
-    entry: () => Deno.mainModule.replace("file://", ""),
-    isUnderPm2: () => false,
+    entry,
+    realEntry: entry,
     variable: Deno.env.get,
     exit: Deno.exit,
     writeOut: (text) => isLogExported ? console.log(text) : writeLine(Deno.stdout, text),
@@ -1302,13 +1323,10 @@ async function ping(settings: Settings): Promise<string> {
 
 /** Whether this file was started, and not imported. */
 function isStarted(): boolean {
-  if (import.meta.main) return true;
-  const entry = runtime.entry();
+  if (import.meta.main) return true; // undefined on Node.js before 22.18
+  const entry = runtime.realEntry();
   // A bundle may hold this module in a file beside main.js, which was started.
-  if (entry === `${import.meta.dirname}/main.js`) return true;
-  // Only the name of the program tells it on Node.js before 22.18, and under PM2.
-  const isNameNeeded = import.meta.main === undefined || runtime.isUnderPm2();
-  return isNameNeeded && /(^|[/\\])main(\.[jt]s)?$/.test(entry);
+  return entry === import.meta.filename || entry === `${import.meta.dirname}/main.js`;
 }
 
 /** Runs the program to its end. A failure is one line on standard error. */
