@@ -73,8 +73,9 @@ COPY . .
 RUN --mount=type=cache,target=/deno-dir --mount=type=secret,id=npmrc,target=/root/.npmrc \
     deno bundle --quiet --frozen --minify --code-splitting --sourcemap=linked \
       --outdir=bundle main.ts \
- || { echo 'A package with native parts needs --target node.' \
-      'A deno.lock that is behind is mended by "npm ci" or "deno install".' >&2; exit 1; }
+ || { echo 'Lockfile out of date? npm run dependencies (on Deno alone: deno install).' \
+      'Module not found? Native parts need --target node, a private registry --secret.' >&2; \
+      exit 1; }
 # Every user can read it, whatever umask the checkout was made with.
 RUN mkdir -p static && mv static deno.json bundle/ && chmod -R u=rwX,go=rX bundle
 

@@ -12,7 +12,7 @@ import {
   type Runtime,
   scratch,
   TEST_TIMEOUT_MS,
-  until,
+  untilPrinted,
 } from "../support/harness.ts";
 
 const SAVES = 10;
@@ -59,7 +59,7 @@ for (
     };
     const program = launch(["-c", `cd "$COPY" && exec ${command}`], env, { runtime: shell });
     try {
-      await until(program, () => program.stdout.includes("Listening"));
+      await untilPrinted(program, () => program.stdout.includes("Listening"));
       await answers("first");
       for (let save = 1; save <= SAVES; save++) {
         saved(`save ${save}`);

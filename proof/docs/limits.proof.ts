@@ -18,7 +18,7 @@ import {
   type Runtime,
   scratch,
   type Service,
-  until,
+  untilPrinted,
   withRoutes,
 } from "../support/harness.ts";
 
@@ -108,7 +108,7 @@ const upgrade = (protocol: string, more = "") =>
   `GET /count HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n${more}\r\n`;
 /** The line of a path in the access log. */
 const lineOf = (service: Service, path: string) =>
-  until(
+  untilPrinted(
     service,
     () => service.stdout.split("\n").find((line) => line.includes(`"path":"${path}"`)),
   );
@@ -124,7 +124,7 @@ async function assertAbandoned(service: Service) {
   const socket = new WebSocket(`ws://127.0.0.1:${service.port}/work`);
   await once(socket, "open");
   socket.send("work");
-  await until(service, () => /^begun$/m.exec(service.stdout));
+  await untilPrinted(service, () => /^begun$/m.exec(service.stdout));
   service.kill("SIGTERM");
   assert.equal(await service.exit, 0);
   assert.doesNotMatch(service.stdout, /^done$/m);
@@ -247,7 +247,7 @@ const LIMITS: Limit[] = [
     async holds(service, client) {
       client.get("/throws");
       assert.doesNotMatch(await lineOf(service, "/throws"), /"error"/);
-      await until(service, () => /^Error: in the stream\n +at /m.test(service.stderr));
+      await untilPrinted(service, () => /^Error: in the stream\n +at /m.test(service.stderr));
     },
   },
   {
@@ -331,7 +331,7 @@ const LIMITS: Limit[] = [
     async holds(service, client) {
       client.get("/fails");
       assert.doesNotMatch(await lineOf(service, "/fails"), /"error"|incomplete/);
-      await until(service, () => /^Error: the body fails\n +at /m.test(service.stderr));
+      await untilPrinted(service, () => /^Error: the body fails\n +at /m.test(service.stderr));
     },
   },
   {

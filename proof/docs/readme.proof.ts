@@ -11,7 +11,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { promisify } from "node:util";
-import { docker, LOCKED, skip, TARGETS, until as untilTrue } from "../support/engine.ts";
+import { docker, LOCKED, skip, TARGETS } from "../support/engine.ts";
 import {
   copyProject,
   denoPath,
@@ -21,6 +21,7 @@ import {
   ROOT,
   type Runtime,
   until,
+  untilPrinted,
   withRoutesOf,
 } from "../support/harness.ts";
 
@@ -46,10 +47,12 @@ const [START, START_ON_DENO, LISTENING, TRY, TRY_ON_DENO, PRINTED, SHIP, SHIPPED
 );
 const [HEALTHY, PASSED] = PRINTED.split("\n");
 
-/** A way to start, probe and test the service. */
-const WAYS = [[START, TRY], [START_ON_DENO, TRY_ON_DENO]].map(([start, rest]) => {
+/** How to prepare the copy behind `cd shop`, and to start, probe and test the service. */
+const WAYS = [[START, TRY], [START_ON_DENO, TRY_ON_DENO]].map(([first, rest]) => {
+  const prepare = first.split("\n").slice(2);
+  const start = prepare.pop()!;
   const [probe, tests] = rest.split("\n");
-  return { start: start.split("\n").at(-1)!, probe, tests };
+  return { prepare: prepare.join("\n"), start, probe, tests };
 });
 const [ON_NODE, ON_DENO] = WAYS;
 const shell: Runtime = { name: "sh", path: "bash", options: [] };
@@ -75,8 +78,9 @@ test("the README starts a copy as docs/copy.md does, which is tried", () => {
   assert.equal(START_ON_DENO, `${onDeno}\n${ON_DENO.start}`);
 });
 
-for (const { start, probe } of WAYS) {
+for (const { prepare, start, probe } of WAYS) {
   test(`${start} and ${probe} print what is shown`, async () => {
+    await run(prepare);
     const port = `${await freePort()}`;
     const env = { PORT: port };
     const program = launch(
@@ -86,7 +90,7 @@ for (const { start, probe } of WAYS) {
     );
     try {
       const line = LISTENING.replace("8080", port);
-      await until(program, () => program.stdout.includes(`${line}\n`));
+      await untilPrinted(program, () => program.stdout.includes(`${line}\n`));
       assert.equal(await run(probe, env), HEALTHY.replace("8080", port));
       program.kill("SIGTERM");
       await program.exit;
@@ -131,7 +135,7 @@ test("docker compose and docker run ship it", { skip }, async () => {
 });
 
 const healthy = (container: string) =>
-  untilTrue(
+  until(
     async () =>
       await docker(["inspect", "--format", "{{.State.Health.Status}}", container]) === "healthy",
     "healthy container",
@@ -204,7 +208,7 @@ for (
         runtime: shell,
       });
       try {
-        await until(program, () => /Listening/.exec(program.stdout));
+        await untilPrinted(program, () => /Listening/.exec(program.stdout));
         await assertNotes(`http://127.0.0.1:${port}`, round);
         program.kill("SIGTERM");
         assert.equal(await program.exit, 0, program.stderr);

@@ -4,7 +4,7 @@ import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import { allRuntimes, missing, type Service, until } from "../support/harness.ts";
+import { allRuntimes, missing, type Service, untilPrinted } from "../support/harness.ts";
 import { assertUsed } from "./blocks.ts";
 import {
   assertAnswer,
@@ -77,7 +77,7 @@ async function assertMiddleware(service: Service) {
 }
 
 async function assertMetrics(service: Service) {
-  await until(service, () => /^swept$/m.exec(service.stdout));
+  await untilPrinted(service, () => /^swept$/m.exec(service.stdout));
   await assertAnswer(url(service, "/healthz"), {}, 200, "");
   await assertAnswer(url(service, "/"), {}, 200, /It works/);
   await assertAnswer(url(service, "/orders/none"), {}, 401, /Unauthorized/);

@@ -7,8 +7,13 @@ import { dirname } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { WebSocket } from "ws";
-import { until as eventually } from "../support/engine.ts";
-import { allRuntimes, Client, denoPath, type Service } from "../support/harness.ts";
+import {
+  allRuntimes,
+  Client,
+  denoPath,
+  type Service,
+  until as eventually,
+} from "../support/harness.ts";
 import { assertUsed, blocksOf } from "./blocks.ts";
 import {
   addRoutes,

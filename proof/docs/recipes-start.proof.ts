@@ -4,7 +4,6 @@ import { appendFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { until as eventually } from "../support/engine.ts";
 import {
   denoPath,
   type Env,
@@ -13,7 +12,8 @@ import {
   missing,
   type Program,
   type Runtime,
-  until,
+  until as eventually,
+  untilPrinted,
 } from "../support/harness.ts";
 import { assertUsed, blocksOf } from "./blocks.ts";
 import { addRoutes, assertAnswer, FOLDER, makeCopy, shell, url } from "./recipes.ts";
@@ -76,7 +76,7 @@ async function withLine(line: string, env: Env, body: (program: Program) => Prom
 
 /** Asks the service that listens for the given time. */
 async function assertGreeting(program: Program, starts: number, expected: string) {
-  const address = await until(program, () => {
+  const address = await untilPrinted(program, () => {
     const found = [...program.stdout.matchAll(/^Listening on \S+:(\d+)\b/gm)];
     return found[starts - 1]?.[1];
   });

@@ -17,7 +17,7 @@ import {
   type Runtime,
   type Service,
   TEST_TIMEOUT_MS,
-  until,
+  untilPrinted,
   withService,
 } from "../support/harness.ts";
 import { blocks, use } from "./blocks.ts";
@@ -203,7 +203,7 @@ export async function lineOf(
   path: string,
   output: "stdout" | "stderr" = "stdout",
 ): Promise<Record<string, unknown>> {
-  const line = await until(
+  const line = await untilPrinted(
     service,
     () => service[output].split("\n").find((line) => line.includes(`"path":"${path}"`)),
   );

@@ -15,9 +15,8 @@ import {
   say,
   signalRuntime,
   skip,
-  until,
 } from "../support/engine.ts";
-import { ROOT } from "../support/harness.ts";
+import { ROOT, until } from "../support/harness.ts";
 
 before(async () => {
   if (skip) return;

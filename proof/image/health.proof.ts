@@ -19,10 +19,9 @@ import {
   signalRuntime,
   skip,
   TARGETS,
-  until,
   withContainer,
 } from "../support/engine.ts";
-import { ROOT, withRoutesOf } from "../support/harness.ts";
+import { ROOT, until, withRoutesOf } from "../support/harness.ts";
 
 const ROUTES = `
 app.get("/block", () => {

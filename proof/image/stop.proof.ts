@@ -17,10 +17,9 @@ import {
   say,
   skip,
   TARGETS,
-  until,
   withContainer,
 } from "../support/engine.ts";
-import { launch, ROOT, until as untilPrinted, withRoutesOf } from "../support/harness.ts";
+import { launch, ROOT, until, untilPrinted, withRoutesOf } from "../support/harness.ts";
 
 const ROUTES = `
 app.get("/slow", async (c) => { await sleep(1500); return c.text("whole"); });

@@ -14,17 +14,8 @@ import { test, type TestContext } from "node:test";
 import { WebSocket } from "ws";
 import { blocksOf } from "../docs/blocks.ts";
 import { ROUTES, underLoad } from "../support/clients.ts";
-import {
-  NAME,
-  removeImages,
-  run,
-  say,
-  skip,
-  type Target,
-  TARGETS,
-  until,
-} from "../support/engine.ts";
-import { copyProject, ROOT, withRoutesOf } from "../support/harness.ts";
+import { NAME, removeImages, run, say, skip, type Target, TARGETS } from "../support/engine.ts";
+import { copyProject, ROOT, until, withRoutesOf } from "../support/harness.ts";
 
 const FILE = "deploy/haproxy.yaml";
 const COMMANDS = [...readFileSync(`${ROOT}/${FILE}`, "utf8").matchAll(/^# (docker compose .+)$/gm)]
@@ -136,7 +127,8 @@ async function assertClient(deployment: Deployment, url: URL) {
     const lines = (await deployment.logs("app-1 app-2")).split("\n");
     return lines.find((text) => text.includes('"path":"/quick"'));
   }, "line of the log");
-  const { client } = JSON.parse(line);
+  // Compose begins a line with what clears it on a terminal.
+  const { client } = JSON.parse(line.slice(line.indexOf("{")));
   assert.match(client, /^\d+\.\d+\.\d+\.1$/);
   assert.notEqual(client, FORGED);
 }

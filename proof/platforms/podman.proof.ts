@@ -21,9 +21,8 @@ import {
   say,
   skip,
   TARGETS,
-  until,
 } from "../support/engine.ts";
-import { Client, missing, ROOT, withRoutesOf } from "../support/harness.ts";
+import { Client, missing, ROOT, until, withRoutesOf } from "../support/harness.ts";
 
 const ROUTES = `
 let started = 0;
@@ -234,19 +233,26 @@ for (const target of TARGETS) {
   });
 }
 
-/** Gives Podman the base images that Docker has, because it takes no short name as it comes. */
-async function provideBases(folder: string, dockerfile: string) {
+/**
+ * Gives Podman the base images that Docker has, because it takes no short name as it comes.
+ *
+ * @returns Their names there
+ */
+async function provideBases(folder: string, dockerfile: string): Promise<string[]> {
   const versions = Object.fromEntries(
     [...dockerfile.matchAll(/^ARG (\w+)=(.+)$/gm)].map(([, name, value]) => [name, value]),
   );
   const bases = dockerfile.matchAll(/^FROM (?:--\S+ )?(\S+:\S+) AS/gm);
-  for (const base of new Set([...bases].map(([, name]) => name))) {
-    const name = base.replace(/\$\{(\w+)\}/g, (_, variable) => versions[variable]);
-    const archive = `${folder}/base.tar`;
+  const names = [...bases].map(([, name]) =>
+    name.replace(/\$\{(\w+)\}/g, (_, variable) => versions[variable])
+  );
+  const archive = `${folder}/base.tar`;
+  for (const name of new Set(names)) {
     await docker(["save", "--output", archive, name]);
     await podman("pull", "--quiet", `docker-archive:${archive}`);
     rmSync(archive);
   }
+  return names.map((name) => `localhost/${name}`);
 }
 
 test("Podman builds what the last line of the Dockerfile names", {
@@ -258,13 +264,15 @@ test("Podman builds what the last line of the Dockerfile names", {
   const major = Number((await podman("version", "--format", "{{.Client.Version}}")).split(".")[0]);
   // Podman before 5 does not know the option, as docs/containers.md says.
   const known = major < 5 ? dockerfile.replaceAll("--start-interval=1s ", "") : dockerfile;
+  const bases: string[] = [];
   try {
-    await provideBases(folder, dockerfile);
+    bases.push(...await provideBases(folder, dockerfile));
     for (const target of TARGETS) {
       const tag = `localhost/${NAME}:built-${target}`;
       writeFileSync(`${folder}/Dockerfile`, known.replace(/^FROM deno$/m, `FROM ${target}`));
       const startMs = performance.now();
-      await podman("build", "--quiet", "--format", "docker", "--tag", tag, folder);
+      const flags = ["--quiet", "--layers=false", "--format", "docker", "--tag", tag];
+      await podman("build", ...flags, folder);
       say(t, `${target}: ${((performance.now() - startMs) / 1000).toFixed()} s`);
       const [{ Config, Healthcheck }] = JSON.parse(await podman("image", "inspect", tag));
       assert.ok(Config.Entrypoint.includes(`/bin/${target}`), `${Config.Entrypoint}`);
@@ -272,6 +280,7 @@ test("Podman builds what the last line of the Dockerfile names", {
       await podman("rmi", "--force", tag);
     }
   } finally {
+    await podman("rmi", "--force", ...new Set(bases));
     rmSync(folder, { recursive: true });
   }
 });

@@ -22,11 +22,10 @@ import {
   signalRuntime,
   skip,
   TARGETS,
-  until,
   withContainer,
 } from "../support/engine.ts";
 import { isInitOf } from "../../main.ts";
-import { ROOT, run, withRoutesOf } from "../support/harness.ts";
+import { ROOT, run, until, withRoutesOf } from "../support/harness.ts";
 
 const ROUTES = `
 app.get("/wedge", () => { for (;;); });

@@ -1,7 +1,7 @@
 /**
- * Clients of a service that is being restarted: some open a connection for each request, some keep theirs, some upload,
- * some wait for an answer that takes its time. A request is lost if its whole right answer does not come; none is sent
- * twice.
+ * Clients of a service that is being restarted: some open a connection for each request, some keep
+ * theirs, some upload, some wait for an answer that takes its time. A request is lost if its whole
+ * right answer does not come. None is sent twice.
  *
  * As a program it asks until SIGTERM, and exits 1 if a request was lost:
  *
@@ -21,7 +21,7 @@ app.post("/upload", async (c) => c.text(String((await c.req.arrayBuffer()).byteL
 `;
 const PART = Buffer.alloc(16_384, "x");
 const PARTS = 4;
-/** Between the parts of an upload, so that some are in the middle of theirs whenever a stop begins. */
+/** Between the parts of an upload, so that a stop finds some in the middle of theirs. */
 const PART_PAUSE_MS = 25;
 const REQUEST_TIMEOUT_MS = 20_000;
 

@@ -1,15 +1,12 @@
 /** What the tests of the images share: a Docker engine, and containers that end with the test. */
-import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import process from "node:process";
 import type { TestContext } from "node:test";
 import { promisify } from "node:util";
-import { freePort, missing, ROOT } from "./harness.ts";
+import { freePort, missing, ROOT, until } from "./harness.ts";
 
-const POLL_MS = 50;
-const PATIENCE_MS = 120_000;
 export const TARGETS = ["deno", "node"] as const;
 /** What every resource that these tests make is named after, so that they touch nothing else. */
 export const NAME = `heartbeat-test-${process.pid}`;
@@ -51,20 +48,6 @@ const hasEngine = await docker(["version"]).then(() => true, () => false);
 /** Why a test that needs an engine is skipped, if it is. */
 export const skip = !hasEngine &&
   missing("no Docker engine answers `docker version`, so no image is tested");
-
-/** Waits until what is looked for is there. */
-export async function until<T>(
-  look: () => Promise<T | false | undefined>,
-  what: string,
-  patienceMs = PATIENCE_MS,
-): Promise<T> {
-  for (const startMs = performance.now();;) {
-    const found = await look();
-    if (found) return found;
-    assert.ok(performance.now() - startMs < patienceMs, `no ${what} within ${patienceMs} ms`);
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-  }
-}
 
 export const image = (target: Target, variant = "plain") => `${NAME}:${target}-${variant}`;
 
@@ -120,7 +103,7 @@ export async function removeImages() {
     `reference=${NAME}`,
   ]);
   if (!images) return;
-  // By name, for another may have the same image; and again, while Swarm still removes its containers.
+  // By name, because another may have the same image. Again, while Swarm still removes its containers.
   const remove = () =>
     docker(["rmi", "--force", ...images.split("\n")]).then(() => true, () => false);
   await until(remove, "removal of the images");
@@ -161,8 +144,8 @@ export async function withContainer(
 }
 
 /**
- * A port and the flags by which a container serves on it without Docker's proxy: that ends with the container, whatever
- * it still has to hand over.
+ * A port and the flags by which a container serves on it without Docker's proxy, which ends with the
+ * container whatever it still has to hand over.
  */
 export async function onHostNetwork(): Promise<{ port: number; flags: string[] }> {
   const port = await freePort();

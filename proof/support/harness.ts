@@ -21,6 +21,9 @@ import { readSettings } from "../../main.ts";
 
 export const ROOT = `${import.meta.dirname}/../..`;
 export const TEST_TIMEOUT_MS = 20_000;
+const POLL_MS = 50;
+/** A busy machine starts a container within this. */
+const PATIENCE_MS = 120_000;
 /** A runtime and the options with which it runs main.ts. */
 export interface Runtime {
   name: string;
@@ -28,19 +31,25 @@ export interface Runtime {
   options: string[];
 }
 
-const [MAJOR, MINOR] = process.versions.node.split(".").map(Number);
-/** The runtime that runs the tests. */
-export const SELF: Runtime = "Deno" in globalThis
-  ? { name: "Deno", path: process.execPath, options: ["run", "-q", "-P", "--no-prompt"] }
-  : MAJOR > 22 || (MAJOR === 22 && MINOR >= 18)
-  ? {
-    name: `Node.js ${MAJOR}`,
-    path: process.execPath,
-    options: ["--disable-warning=ExperimentalWarning"],
-  }
-  : { name: "tsx", path: process.execPath, options: ["--import", "tsx"] };
+const DENO_OPTIONS = ["run", "-q", "-P", "--no-prompt"];
+const NODE_OPTIONS = ["--disable-warning=ExperimentalWarning"];
+const TSX_OPTIONS = ["--import", "tsx"];
 
-/** Says loudly what is skipped for want of a tool, and gives the reason; in CI nothing is skipped. */
+/** The major version of the Node.js that runs the tests. */
+export const [MAJOR, MINOR] = process.versions.node.split(".").map(Number);
+
+function self(): Runtime {
+  const path = process.execPath;
+  if ("Deno" in globalThis) return { name: "Deno", path, options: DENO_OPTIONS };
+  const runsTypeScript = MAJOR > 22 || (MAJOR === 22 && MINOR >= 18);
+  if (runsTypeScript) return { name: `Node.js ${MAJOR}`, path, options: NODE_OPTIONS };
+  return { name: "tsx", path, options: TSX_OPTIONS };
+}
+
+/** The runtime that runs the tests. */
+export const SELF = self();
+
+/** Says loudly what is skipped for want of a tool, and returns the reason. With CI set it fails. */
 export function missing(what: string): string {
   if (process.env.CI) throw new Error(`${what}: in CI nothing is skipped`);
   console.log(`SKIPPED: ${what}`);
@@ -57,7 +66,10 @@ export function copyProject(folder: string) {
   }
 }
 
-/** A folder outside the project, with the settings and the packages that a run of main.ts needs. The caller removes it. */
+/**
+ * A folder outside the project, with the settings and the packages that a run of main.ts needs. The
+ * caller removes it.
+ */
 export function scratch(): string {
   const folder = mkdtempSync(`${tmpdir()}/heartbeat-proof-`);
   for (const file of ["package.json", "deno.json", "deno.lock"]) {
@@ -77,17 +89,22 @@ export function denoPath(): string {
   ).trim();
 }
 
-/** Each runtime that main.ts is for: tsx on this Node.js, Node.js by itself (BENCH_NODE names one that can) and Deno. */
+/** tsx on the Node.js that runs the tests. */
+export const TSX: Runtime = { name: "tsx", path: process.execPath, options: TSX_OPTIONS };
+
+/**
+ * Each runtime that main.ts is for: tsx on this Node.js, Node.js by itself (BENCH_NODE names one
+ * that can) and Deno.
+ */
 export function allRuntimes(): Runtime[] {
-  const node = process.env.BENCH_NODE;
-  if (!node) missing("BENCH_NODE names no Node.js 26, so nothing is tested on it");
-  return [
-    { name: "tsx", path: process.execPath, options: ["--import", "tsx"] },
-    ...node
-      ? [{ name: "Node.js 26", path: node, options: ["--disable-warning=ExperimentalWarning"] }]
-      : [],
-    { name: "Deno", path: denoPath(), options: ["run", "-q", "-P", "--no-prompt"] },
+  const runtimes = [
+    TSX,
+    { name: "Deno", path: denoPath(), options: DENO_OPTIONS },
   ];
+  const path = process.env.BENCH_NODE;
+  if (path) runtimes.push({ name: "Node.js 26", path, options: NODE_OPTIONS });
+  else missing("BENCH_NODE names no Node.js 26, so nothing is tested on it");
+  return runtimes;
 }
 
 export const VARIABLES = [
@@ -133,7 +150,7 @@ export function launch(
   env: Env,
   { runtime = SELF, before = ":", output = "" }: Start = {},
 ): Program {
-  // The path goes by a variable, for Deno would give all permissions to a child that it finds itself in.
+  // A path in a variable, because Deno gives all permissions to a child whose path is its own.
   const child = spawn("sh", ["-c", `${before}; exec "$RUNTIME" "$@" ${output}`, "sh", ...args], {
     cwd: ROOT,
     env: environment({ ...env, RUNTIME: runtime.path }),
@@ -145,8 +162,12 @@ export function launch(
     if (child.exitCode === null && child.signalCode === null) process.kill(child.pid!, signal);
   };
   const program: Program = { child, kill, stdout: "", stderr: "", exit };
-  child.stdout!.on("data", (chunk) => program.stdout += chunk);
-  child.stderr!.on("data", (chunk) => program.stderr += chunk);
+  child.stdout!.on("data", (chunk) => {
+    program.stdout += chunk;
+  });
+  child.stderr!.on("data", (chunk) => {
+    program.stderr += chunk;
+  });
   return program;
 }
 
@@ -160,8 +181,25 @@ export async function run(args: string[], env: Env = {}, start: Start = {}) {
   return { code, stdout: program.stdout, stderr: program.stderr };
 }
 
-/** Waits for something to come true, looking again whenever the program prints. */
-export async function until<T>(program: Program, look: () => T | null | undefined): Promise<T> {
+/** Waits until what is looked for is there. */
+export async function until<T>(
+  look: () => T | false | null | undefined | Promise<T | false | null | undefined>,
+  what: string,
+  patienceMs = PATIENCE_MS,
+): Promise<T> {
+  for (const startMs = performance.now();;) {
+    const found = await look();
+    if (found) return found;
+    assert.ok(performance.now() - startMs < patienceMs, `no ${what} within ${patienceMs} ms`);
+    await sleep(POLL_MS);
+  }
+}
+
+/** As until(), looking again whenever the program prints; fails at once if the program ends. */
+export async function untilPrinted<T>(
+  program: Program,
+  look: () => T | null | undefined,
+): Promise<T> {
   const aborter = new AbortController();
   const timer = setTimeout(() => aborter.abort(), TEST_TIMEOUT_MS);
   try {
@@ -183,7 +221,24 @@ export async function until<T>(program: Program, look: () => T | null | undefine
   }
 }
 
-/** Signals a service that is draining until it ends: so soon after the first, a signal counts as the same. */
+/** Signals, waits for the end, and gives what it took. */
+export async function stop(program: Program, signal: NodeJS.Signals = "SIGTERM") {
+  const startMs = performance.now();
+  program.kill(signal);
+  const code = await program.exit;
+  return { code, ms: performance.now() - startMs };
+}
+
+/** Signals, and waits until it drains. */
+export async function drain(program: Program): Promise<void> {
+  program.kill("SIGTERM");
+  await untilPrinted(program, () => /^Draining/m.exec(program.stdout));
+}
+
+/**
+ * Signals a service that is draining until it ends: so soon after the first, a signal counts as the
+ * same.
+ */
 export async function cut(program: Program, signal: NodeJS.Signals): Promise<void> {
   const again = setInterval(() => program.kill(signal), 50);
   assert.equal(await program.exit, 1);
@@ -202,9 +257,8 @@ export async function withService(
   const variables = { PORT: "0", HOST: "127.0.0.1", ...env };
   const program = launch([...runtime.options, file], variables, start);
   try {
-    const port = Number(
-      await until(program, () => /Listening on http:\/\/\S+:(\d+)\b.*\n/.exec(program.stdout)?.[1]),
-    );
+    const listening = () => /Listening on http:\/\/\S+:(\d+)\b.*\n/.exec(program.stdout)?.[1];
+    const port = Number(await untilPrinted(program, listening));
     const ping = (more: Env = {}) =>
       run(["--ping"], { ...variables, PORT: `${port}`, ...more }, { runtime });
     await body(Object.assign(program, { port, ping }));
@@ -248,7 +302,9 @@ export class Client {
 
   constructor(port: number) {
     this.socket = connect(port, "127.0.0.1");
-    this.socket.on("data", (chunk) => this.received += chunk);
+    this.socket.on("data", (chunk) => {
+      this.received += chunk;
+    });
     this.socket.on("error", () => {});
     this.ended = new Promise((resolve) => this.socket.once("close", () => resolve()));
   }
@@ -299,7 +355,9 @@ export async function withFake(
 /** A port that nothing listens on. */
 export async function freePort(): Promise<number> {
   let free = 0;
-  await withFake(() => {}, (port) => Promise.resolve(void (free = port)));
+  await withFake(() => {}, async (port) => {
+    free = port;
+  });
   return free;
 }
 
@@ -308,5 +366,22 @@ export const STACK = /^\s+at .+:\d+/m;
 /** The lines of a log that hold JSON. */
 export const entries = (text: string): Record<string, unknown>[] =>
   text.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
+
+/** The one line that the log has of a path, on whichever stream. */
+export async function lineOf(service: Program, path: string) {
+  const find = (text: string) => entries(text).filter((entry) => entry.path === path);
+  await untilPrinted(service, () => find(service.stdout + service.stderr)[0]);
+  const [out, error] = [find(service.stdout), find(service.stderr)];
+  assert.equal(out.length + error.length, 1, `lines of ${path}`);
+  return { line: [...error, ...out][0], isError: error.length > 0 };
+}
+
+/** Nothing but whole lines of JSON was printed as an error, and no stack of a runtime. */
+export function assertOnlyEntries(stderr: string): void {
+  assert.doesNotMatch(stderr, STACK);
+  for (const line of stderr.split("\n").slice(0, -1)) {
+    assert.doesNotThrow(() => JSON.parse(line), `no JSON: ${line}`);
+  }
+}
 
 export const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));

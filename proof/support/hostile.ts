@@ -2,7 +2,7 @@
 import type { Socket } from "node:net";
 
 const HOST = "Host: x\r\n";
-/** Malformed or hostile requests: their lines, headers, lengths, encodings, smuggling shapes and sizes. */
+/** Malformed or hostile requests: lines, headers, lengths, encodings, smuggling, sizes. */
 export const HOSTILE: string[] = [
   "\r\n\r\n",
   "\n",
@@ -46,7 +46,8 @@ export const HOSTILE: string[] = [
   `GET / HTTP/1.1\r\n${HOST}A: b\0c\r\n\r\n`,
   `GET / HTTP/1.1\r\n${HOST} folded: x\r\n\r\n`,
   "GET / HTTP/1.1\nHost: x\n\n",
-  `POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n${HOST}\r\n`,
+  `POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n` +
+  `GET /x HTTP/1.1\r\n${HOST}\r\n`,
   `POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef`,
   `POST / HTTP/1.1\r\n${HOST}Content-Length: -1\r\n\r\n`,
   `POST / HTTP/1.1\r\n${HOST}Content-Length: 99999999999999999999\r\n\r\n`,
@@ -58,14 +59,19 @@ export const HOSTILE: string[] = [
   `POST /echo HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\n5\r\nabcdefgh\r\n`,
   `POST /healthz HTTP/1.1\r\n${HOST}Expect: 100-continue\r\nContent-Length: 10\r\n\r\n`,
   `GET / HTTP/1.1\r\n${HOST}Expect: nonsense\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: x\r\n\r\n`,
-  `GET / HTTP/1.1\r\n${HOST}Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMA\r\n\r\n`,
+  `GET / HTTP/1.1\r\n${HOST}Upgrade: websocket\r\nConnection: Upgrade\r\n` +
+  "Sec-WebSocket-Key: x\r\n\r\n",
+  `GET / HTTP/1.1\r\n${HOST}Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\n` +
+  "HTTP2-Settings: AAMA\r\n\r\n",
   `GET / HTTP/1.1\r\n${HOST}Connection: keep-alive, close, x\r\n\r\n`,
   `GET / HTTP/1.1\r\n${HOST}Cookie: ${"a=b; ".repeat(2000)}\r\n\r\n`,
   `GET / HTTP/1.1\r\n${HOST}\r\n`.repeat(200),
 ];
 
-/** Servers that a probe must not take for healthy: what they do with a connection, and what the probe says of it. */
+/**
+ * Servers that a probe must not take for healthy: what they do with a connection, and what the probe
+ * says of it.
+ */
 export const WRONG_ANSWERS: [string, (socket: Socket) => void, RegExp][] = [
   ["nothing, and closes", (socket) => socket.end(), /sent no HTTP response head in 0 bytes: ""$/],
   ["nothing, and waits", () => {}, /gave no HTTP response head within PING_TIMEOUT_MS=\d+$/],

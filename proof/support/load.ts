@@ -1,9 +1,10 @@
 /**
- * A load: keeps requests in flight on many connections, and prints as JSON how many were sent and answered.
+ * A load: keeps requests in flight on many connections, and prints as JSON how many were sent and
+ * answered.
  *
- * Arguments: the port, how many connections, how many requests in all (0: until nothing listens any more) and how many
- * of them a connection pipelines. A connection that the server closes between two answers is opened again. A
- * first line says when the load is on.
+ * Arguments: the port, how many connections, how many requests in all (0: until nothing listens any
+ * more) and how many of them a connection pipelines. A connection that the server closes between two
+ * answers is opened again. A first line says when the load is on.
  */
 import { connect } from "node:net";
 import process from "node:process";
@@ -43,7 +44,9 @@ function converse(): Promise<boolean> {
       else if (pending === 0) send();
     });
     let isRefused = false;
-    socket.on("error", (error: NodeJS.ErrnoException) => isRefused = error.code === "ECONNREFUSED");
+    socket.on("error", ({ code }: NodeJS.ErrnoException) => {
+      isRefused = code === "ECONNREFUSED";
+    });
     socket.once("close", () => resolve(isRefused));
   });
 }

@@ -3,7 +3,7 @@
  * published port. That needs IPVS in the kernel; without it they ask inside the stack's network,
  * and the test says so. Without a Docker engine it skips, and says so; in CI that is a failure.
  *
- *     node --import tsx --test proof/platforms/swarm.proof.ts
+ *     node --import tsx --test proof/platforms/swarm.alone.proof.ts
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -22,9 +22,8 @@ import {
   skip,
   type Target,
   TARGETS,
-  until,
 } from "../support/engine.ts";
-import { freePort, ROOT, withRoutesOf } from "../support/harness.ts";
+import { freePort, ROOT, until, withRoutesOf } from "../support/harness.ts";
 
 /** A stack for each target: a swarm that was just left may still hold the networks of a name. */
 const stackOf = (target: Target) => `${NAME}-${target}`;

@@ -1,6 +1,6 @@
 /**
- * A realistic service, as a user would write it: service.proof.ts moves it in at the mark of main.ts and drives it
- * on each runtime and in both images.
+ * A realistic service, as a user would write it: items in a database, uploads, event streams, a
+ * WebSocket. subjects.ts moves it in at the mark of main.ts.
  */
 import type { MiddlewareHandler } from "hono";
 import type { GetConnInfo } from "hono/conninfo";
@@ -11,8 +11,8 @@ import { HTTPException } from "hono/http-exception";
 import { streamSSE } from "hono/streaming";
 import process from "node:process";
 import { z } from "zod";
-import { type App, type Hooks, readSettings } from "../../main.ts";
-import { openStore } from "./service/store.ts";
+import { type App, type Hooks, readSettings } from "../../../main.ts";
+import { openStore, type Store } from "./store.ts";
 
 const TICK_MS = 20;
 
@@ -24,7 +24,7 @@ interface Platform {
   websocket?: Hooks["websocket"];
 }
 
-const root = import.meta.dirname;
+const root = `${import.meta.dirname}/..`;
 const events = {
   onMessage: ({ data }: { data: unknown }, socket: WSContext<unknown>) =>
     socket.send(`echo: ${data}`),
@@ -49,35 +49,44 @@ async function onDeno(): Promise<Platform> {
   return { getConnInfo, files: serveStatic({ root }), echo: upgradeWebSocket(() => events) };
 }
 
-const Item = z.object({ name: z.string().min(1).max(100) });
-
 /** The routes, and what the service needs and holds. */
 export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal }): Promise<Hooks> {
-  const { getConnInfo, files, echo, websocket } =
-    await ("Deno" in globalThis ? onDeno() : onNode());
+  const platform = await ("Deno" in globalThis ? onDeno() : onNode());
   const store = await openStore(`${process.env.SERVICE_DATA}/items.sqlite`);
-  let ticks = 0;
-  const ticker = setInterval(() => ticks++, TICK_MS);
-  stopping.addEventListener("abort", () => clearInterval(ticker));
-
   app.use(async (c, next) => {
     c.set("user", c.req.header("X-User") ?? "nobody");
     await next();
     c.header("X-Service", "yes");
   });
-  if (process.env.OWN_HANDLERS) {
-    app.onError((error, c) =>
-      c.text(`own handler: ${error instanceof HTTPException ? error.status : "?"}`, 500)
-    );
-    app.notFound((c) => c.text("own: nothing here", 404));
-  }
+  if (process.env.OWN_HANDLERS) addOwnHandlers(app);
+  addItems(app, store);
+  addBodies(app);
+  addStreams(app, stopping);
+  addAnswers(app, stopping);
+  addErrors(app);
+  app.get("/ws", platform.echo);
+  app.get("/static/*", platform.files);
+  app.get("/address", (c) => c.text(platform.getConnInfo(c).remote.address ?? "unknown"));
+  const { websocket } = platform;
+  return { websocket, ready: () => store.check(), close: () => store.close() };
+}
 
-  // ── Items ──
-  const readItem = async (request: Request) => {
-    const { success, data } = Item.safeParse(await request.json().catch(() => undefined));
-    if (success) return data;
-    throw new HTTPException(400, { message: "an item has a name" });
-  };
+function addOwnHandlers(app: App): void {
+  app.onError((error, c) =>
+    c.text(`own handler: ${error instanceof HTTPException ? error.status : "?"}`, 500)
+  );
+  app.notFound((c) => c.text("own: nothing here", 404));
+}
+
+const Item = z.object({ name: z.string().min(1).max(100) });
+
+async function readItem(request: Request): Promise<{ name: string }> {
+  const { success, data } = Item.safeParse(await request.json().catch(() => undefined));
+  if (success) return data;
+  throw new HTTPException(400, { message: "an item has a name" });
+}
+
+function addItems(app: App, store: Store): void {
   app.get("/items", (c) => c.json(store.list()));
   app.post("/items", async (c) => c.json(store.add((await readItem(c.req.raw)).name), 201));
   app.get("/items/:id", (c) => {
@@ -88,12 +97,13 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
     const isFound = store.rename(Number(c.req.param("id")), (await readItem(c.req.raw)).name);
     return isFound ? c.body(null, 204) : c.notFound();
   });
-  app.delete(
-    "/items/:id",
-    (c) => store.remove(Number(c.req.param("id"))) ? c.body(null, 204) : c.notFound(),
-  );
+  app.delete("/items/:id", (c) => {
+    const isFound = store.remove(Number(c.req.param("id")));
+    return isFound ? c.body(null, 204) : c.notFound();
+  });
+}
 
-  // ── Bodies ──
+function addBodies(app: App): void {
   app.post("/upload", async (c) => {
     const { file, note } = await c.req.parseBody();
     if (!(file instanceof File)) throw new HTTPException(400, { message: "no file" });
@@ -119,8 +129,9 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
     );
   });
   app.post("/ignored", (c) => c.text("ignored"));
+}
 
-  // ── Streams and sockets ──
+function addStreams(app: App, stopping: AbortSignal): void {
   let open = 0;
   app.get("/events", (c) =>
     streamSSE(c, async (stream) => {
@@ -129,18 +140,22 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
         stopping.addEventListener("abort", () => resolve());
         stream.onAbort(() => resolve());
       });
-      open++;
+      open += 1;
       await stream.writeSSE({ event: "hello", data: `${c.get("user")}` });
       await ended;
-      open--;
+      open -= 1;
       await stream.writeSSE({ event: "bye", data: "stopping" });
     }));
   app.get("/open", (c) => c.json(open));
-  app.get("/ws", echo);
+}
 
-  // ── The rest ──
-  app.get("/static/*", files);
-  app.get("/address", (c) => c.text(getConnInfo(c).remote.address ?? "unknown"));
+function addAnswers(app: App, stopping: AbortSignal): void {
+  let ticks = 0;
+  const ticker = setInterval(() => {
+    ticks += 1;
+  }, TICK_MS);
+  stopping.addEventListener("abort", () => clearInterval(ticker));
+  app.get("/ticks", (c) => c.json(ticks));
   app.get("/user", (c) => c.text(`${c.get("user")}`));
   app.get("/cookies", (c) => {
     setCookie(c, "first", "1");
@@ -157,9 +172,12 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
     await new Promise((resolve) => setTimeout(resolve, Number(c.req.query("ms"))));
     return c.text("slow but whole");
   });
-  app.get("/settings", (c) => c.json(readSettings((name) => process.env[name]))); // a value of main.ts, not a type alone
-  app.get("/ticks", (c) => c.json(ticks));
+  // A value of main.ts, not a type alone.
+  app.get("/settings", (c) => c.json(readSettings((name) => process.env[name])));
   app.get("/greeting", (c) => c.text(`${process.env.GREETING}`));
+}
+
+function addErrors(app: App): void {
   app.get("/teapot", () => {
     throw new HTTPException(418, { message: "short and stout" });
   });
@@ -172,6 +190,4 @@ export async function addRoutes(app: App, { stopping }: { stopping: AbortSignal 
     throw new Error("SECRET of the area");
   });
   app.route("/area", area);
-
-  return { websocket, ready: () => store.check(), close: () => store.close() };
 }

@@ -1,4 +1,4 @@
-/** What `--ping` tells of health: run by `npm test`, on each runtime. */
+/** What `--ping` tells of health: run on each runtime by itself. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { probe, readStatus } from "../../main.ts";

@@ -1,4 +1,4 @@
-/** Where the service of the tests keeps its items: SQLite, as Node.js 22.5 and later and Deno bring it along. */
+/** Where the items are kept: SQLite, as Node.js 22.5 and later and Deno bring it along. */
 
 export interface Item {
   id: number;

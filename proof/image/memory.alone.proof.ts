@@ -17,8 +17,8 @@ import {
   skip as withoutEngine,
   TARGETS,
   withContainer,
-} from "../../support/engine.ts";
-import { missing } from "../../support/harness.ts";
+} from "../support/engine.ts";
+import { missing } from "../support/harness.ts";
 
 const CONNECTIONS = [8, 64, 512];
 const LOAD_S = 20;
