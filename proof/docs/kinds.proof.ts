@@ -145,7 +145,7 @@ for (const kind of KINDS) {
     ).join("");
     assert.equal(/setup-deno/.test(workflows), kind !== "node");
     assert.equal(/setup-node|npm/.test(workflows), kind !== "deno");
-    await shell(shop, "git add . && git commit --quiet --message kind", path());
+    await shell(shop, "git add . && git commit --quiet --allow-empty --message kind", path());
     await shell(shop, `${run("check")} && ${run("test")}`, path());
     assert.equal(await shell(shop, "git status --short"), "", "it left something behind");
   });

@@ -85,6 +85,7 @@ before(async () => {
     `${copy}/main.ts`,
     source.replace(/YOUR ROUTES BEGIN HERE.*\n/, (line) => `${line}${ROUTES}`),
   );
+  await shell("npm run fmt");
 });
 after(() => rmSync(folder, { recursive: true, force: true }));
 
