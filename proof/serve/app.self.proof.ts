@@ -157,6 +157,17 @@ test("a handler that throws answers a generic 500 and logs the detail", async ()
   }
 });
 
+test("app.request() answers a route that throws, which has no env", async () => {
+  const app = await createApp(() => false);
+  app.get("/throws", () => {
+    throw new Error("SECRET");
+  });
+  app.post("/json", async (c) => c.json(await c.req.json()));
+  const thrown = await app.request("/throws");
+  assert.deepEqual([thrown.status, await thrown.json()], [500, { error: "Internal Server Error" }]);
+  assert.equal((await app.request("/json", { method: "POST", body: "{" })).status, 400);
+});
+
 test("a route that returns what no client can be sent answers a generic 500", async () => {
   await withApp(async (ask, logged, app) => {
     app.get("/error", () => Response.error());

@@ -161,6 +161,14 @@ app.post("/upstream", async (c) => {
   await new Response("{ of another server").json();
   return c.text("never");
 });
+app.post("/upstream-of-text", async (c) => {
+  await c.req.text();
+  return c.json(await new Response("").json());
+});
+app.post("/bytes-and-json", async (c) => {
+  await c.req.arrayBuffer();
+  return c.json(await c.req.json());
+});
 app.post("/after", async (c) => {
   await c.req.parseBody();
   throw new SyntaxError("after a good body");
@@ -181,11 +189,13 @@ const BODIES: [string, string, string, number][] = [
   ["/form", FORM_TYPE, "not a form", 400],
   ["/form-data", FORM_TYPE, "not a form", 400],
   ["/form-data", JSON_TYPE, "{}", 400],
+  ["/bytes-and-json", JSON_TYPE, '{"a":', 400],
   ["/json", JSON_TYPE, '{"a":1}', 200],
   ["/form", FORM_TYPE, FORM, 200],
   ["/form-data", FORM_TYPE, FORM, 200],
   ["/own", JSON_TYPE, "{}", 500],
   ["/upstream", JSON_TYPE, "{}", 500],
+  ["/upstream-of-text", "text/plain", "", 500],
   ["/after", FORM_TYPE, FORM, 500],
 ];
 

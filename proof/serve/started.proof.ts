@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { cpSync, mkdirSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { launch, MAJOR, ROOT, type Runtime, scratch, untilPrinted } from "../support/harness.ts";
+import { launch, ROOT, type Runtime, scratch, untilPrinted } from "../support/harness.ts";
 import { onEveryRuntime } from "../support/subjects.ts";
 
 /** Runs `body` with a folder that holds main.ts. */
@@ -43,31 +43,33 @@ onEveryRuntime(({ runtime, isNode }) => {
     });
   });
 
-  test("it serves through a link to the file", async () => {
-    await withCopy(async (folder) => {
-      mkdirSync(`${folder}/bin`);
-      symlinkSync(`${folder}/main.ts`, `${folder}/bin/main.ts`);
-      await assertServes(runtime, `${folder}/bin/main.ts`);
+  for (const name of ["main.ts", "shop.ts"]) {
+    test(`it serves through a link to the file, named ${name}`, async () => {
+      await withCopy(async (folder) => {
+        mkdirSync(`${folder}/bin`);
+        symlinkSync(`${folder}/main.ts`, `${folder}/bin/${name}`);
+        await assertServes(runtime, `${folder}/bin/${name}`);
+      });
     });
-  });
+  }
 
-  test("it does nothing where another project's main.js imports it", async () => {
-    await withCopy(async (folder) => {
-      mkdirSync(`${folder}/other`);
-      const other = `${folder}/other/main.js`;
-      writeFileSync(other, `await import("../main.ts"); console.log("imported");`);
-      // Node.js before 22.18 tells by no more than the name, which is a known limit.
-      if (runtime.name === "tsx" && MAJOR < 24) return;
-      const program = launch([...runtime.options, other], { PORT: "malformed" }, { runtime });
-      assert.equal(await program.exit, 0, program.stderr);
-      assert.equal(program.stdout, "imported\n");
+  for (const name of ["main.js", "main.ts"]) {
+    test(`it does nothing where another project's ${name} imports it`, async () => {
+      await withCopy(async (folder) => {
+        mkdirSync(`${folder}/other`);
+        const other = `${folder}/other/${name}`;
+        writeFileSync(other, `await import("../main.ts"); console.log("imported");`);
+        const program = launch([...runtime.options, other], { PORT: "malformed" }, { runtime });
+        assert.equal(await program.exit, 0, program.stderr);
+        assert.equal(program.stdout, "imported\n");
+      });
     });
-  });
+  }
 
   if (!isNode) return;
   test("it serves under PM2, whose launcher imports it", async () => {
     await withCopy(async (folder) => {
-      const launcher = `${folder}/launcher.mjs`;
+      const launcher = `${folder}/ProcessContainerFork.js`;
       const url = pathToFileURL(`${folder}/main.ts`);
       writeFileSync(launcher, `await import(${JSON.stringify(url)});`);
       await assertServes(runtime, launcher, { pm_exec_path: `${folder}/main.ts` });
