@@ -55,7 +55,7 @@ onEveryRuntime(({ inRoutes }) => {
       }
       const errors = entries(service.stderr).map(({ status, error }) => `${status}: ${error}`);
       assert.deepEqual(errors, [
-        "unready: Error: ready() returned false",
+        "unready: ready() returned false",
         "unready: Error: SECRET of readiness",
         "unready: Error: SECRET of readiness",
         "unready: Error: ready() took more than 1000 ms",

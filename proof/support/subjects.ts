@@ -87,12 +87,12 @@ function newPlace(): string {
 function moveIn(place: string): string {
   const folder = `${place}/service`;
   mkdirSync(`${folder}/static`, { recursive: true });
-  const code = 'return await (await import("./items/routes.ts")).addRoutes(app, { stopping });';
+  const code = 'return await (await import("./routes.ts")).addRoutes(app, { stopping });';
   const source = readFileSync(`${ROOT}/main.ts`, "utf8");
   writeFileSync(`${folder}/main.ts`, withRoutesOf(source, code));
-  cpSync(`${import.meta.dirname}/items`, `${folder}/items`, { recursive: true });
-  const routes = readFileSync(`${folder}/items/routes.ts`, "utf8");
-  writeFileSync(`${folder}/items/routes.ts`, routes.replace("../../../main.ts", "../main.ts"));
+  cpSync(`${import.meta.dirname}/items`, folder, { recursive: true });
+  const routes = readFileSync(`${folder}/routes.ts`, "utf8");
+  writeFileSync(`${folder}/routes.ts`, routes.replace("../../../main.ts", "./main.ts"));
   writeFileSync(`${folder}/static/hello.txt`, "hello from a file\n");
   for (const file of ["deno.json", "deno.lock"]) cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
   symlinkSync(realpathSync(`${ROOT}/node_modules`), `${folder}/node_modules`);

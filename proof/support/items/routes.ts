@@ -24,7 +24,7 @@ interface Platform {
   websocket?: Hooks["websocket"];
 }
 
-const root = `${import.meta.dirname}/..`;
+const root = import.meta.dirname; // static/ lies beside it, in the image beside the bundle
 const events = {
   onMessage: ({ data }: { data: unknown }, socket: WSContext<unknown>) =>
     socket.send(`echo: ${data}`),
