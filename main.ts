@@ -1,10 +1,11 @@
 /**
  * heartbeat 4.0.0: an HTTP service in one file that serves, proves its own health and stops well.
  *
- *     npx tsx main.ts                          serve on Node.js
- *     deno run -P --no-prompt main.ts          serve on Deno
- *     deno run -P --no-prompt main.ts --ping   ask the running instance for /healthz:
- *                                              exit 0 if it is healthy, 1 if not
+ *     npx tsx main.ts                   serve on Node.js
+ *     deno run -P --no-prompt main.ts   serve on Deno
+ *
+ * With `--ping` either one asks the running instance for /healthz: exit 0 if it is healthy, 1 if
+ * not.
  *
  * @module
  */
@@ -141,9 +142,10 @@ function createReadyCheck(ready: () => unknown): () => Promise<boolean> {
 
 /**
  * Answers what a route threw: an HTTPException as it says, a malformed body with 400, anything else
- * with 500.
+ * with 500. The last is logged, and an HTTPException from 500 on. An `onError` of your own calls it
+ * for what is not yours.
  */
-async function answerError(error: Error, c: Context): Promise<Response> {
+export async function answerError(error: Error, c: Context): Promise<Response> {
   // By its shape, because a package may bring a second copy of the class.
   if ("getResponse" in error) return await answerException(error as HTTPException, c);
   if (malformed.has(error) && !runtime.hasClientLeft(c.env, error)) {
@@ -173,7 +175,7 @@ const malformed = new WeakSet<Error>();
 /** Done once, however many applications the tests build. */
 let marking: Promise<void> | undefined;
 
-/** Has Hono's requests mark those errors when they are thrown, because no type of error tells. */
+/** Makes Hono's requests note those errors, because their types alone do not tell them apart. */
 async function markMalformedBodies(): Promise<void> {
   const { HonoRequest } = await import("hono/request");
   const mark = (error: Error): never => {
@@ -251,7 +253,7 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
         return accept(Response.json(INTERNAL_ERROR, { status: 500 }));
       };
       const end = async (isSent: boolean) => {
-        // A route may outlive its client. Only a promise is awaited, because that costs, too.
+        // A route may outlive its client. Only a promise is awaited, because an await costs, too.
         const { status } = response instanceof Promise ? await response : response;
         inFlight.down();
         if (accessLog || notes.has(env)) logRequest(request, env, { status, isSent, startMs });
@@ -629,8 +631,8 @@ function outcomeOf(error: unknown): Finding["outcome"] {
  *
  * @param chunks The bytes of the response, split anywhere
  * @returns The status code
- * @throws {Error} quoting what came, if that is not a complete response head of at most 16,384
- * bytes
+ * @throws {Error} quoting what came, if that is not a complete response head of at most
+ * HEAD_LIMIT_BYTES
  */
 export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<number> {
   let head = "";
@@ -918,7 +920,7 @@ interface Runtime {
 
 // ── Node.js ──
 
-/** Longer than any balancer keeps an idle connection (Google's: 600 s), so that it closes first. */
+/** Longer than any balancer keeps an idle connection (Google's: 600 s), so that those close first. */
 const KEEP_ALIVE_MS = 620_000;
 
 /** What the adapter gives with a request; an upgrade comes without `outgoing`. */
@@ -1149,7 +1151,7 @@ function refuseOtherUpgrades(server: HttpServer): void {
 const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
 /** A URL with one path segment and no query: its Host field cannot have added a path or a query. */
 const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
-/** Deno tells only by these texts that a client left. fetch() throws one with it as its cause. */
+/** Deno tells only by these texts that a client left. In an error of fetch() its cause has it. */
 const CLIENT_LEFT_PATTERN =
   /^(BadResource|Http): .+ body|^Error: (Cannot read request|unexpected EOF .+ HTTP\/1) body/;
 /** The time between two attempts to listen again. */
@@ -1204,7 +1206,7 @@ function deno(): Runtime {
   };
 }
 
-/** Writes a line without the console, because that takes twice the memory of the service. */
+/** Writes a line without the console, because the console would double the service's memory. */
 function writeLine(file: { writeSync(bytes: Uint8Array): number }, text: string): void {
   let rest = new TextEncoder().encode(`${text}\n`);
   while (rest.length > 0) {
