@@ -50,7 +50,7 @@ const INTERNAL_ERROR = '{"error":"Internal Server Error"}';
 const NAME = `heartbeat-recipes-${process.pid}`;
 const NODE_26 = process.env.BENCH_NODE;
 const RUNTIMES = allRuntimes();
-const DENO = RUNTIMES.at(-1)!;
+const DENO = RUNTIMES.find(({ name }) => name === "Deno")!;
 
 /** Without a database, because Node.js 20 has none. */
 let files = "";
