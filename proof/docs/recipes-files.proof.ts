@@ -49,7 +49,7 @@ const INTERNAL_ERROR = '{"error":"Internal Server Error"}';
 const NAME = `heartbeat-recipes-${process.pid}`;
 const NODE_26 = process.env.BENCH_NODE;
 const RUNTIMES = allRuntimes();
-const DENO = RUNTIMES.at(-1)!;
+const DENO = RUNTIMES.find(({ name }) => name === "Deno")!;
 
 /** "A database" is the README's service. */
 const [, database] = /^```ts\n(.+?)^```$/ms.exec(readFileSync(`${ROOT}/README.md`, "utf8")) ??
