@@ -21,6 +21,7 @@ import {
   missing,
   ROOT,
   type Runtime,
+  TEST_TIMEOUT_MS,
   until,
   untilPrinted,
   withRoutesOf,
@@ -270,33 +271,37 @@ test("Ctrl-C on the terminal of npm start lets a request in flight finish", asyn
     'return c.text("whole"); });';
   writeFileSync(`${COPY}/main.ts`, withRoutesOf(main, route));
   // A terminal of its own: there npm passes the signal on beside the terminal.
-  const terminal = spawn("script", [
-    "--quiet",
-    "--return",
-    "--flush",
-    "--command",
-    "npm start",
-    "/dev/null",
-  ], {
+  const script = ["--quiet", "--return", "--flush", "--command", "npm start", "/dev/null"];
+  const terminal = spawn("script", script, {
     cwd: COPY,
     env: { ...process.env, PORT: `${port}`, HOST: "127.0.0.1" },
     stdio: ["pipe", "pipe", "inherit"],
   });
   let printed = "";
-  const shows = async (text: string) => {
-    while (!printed.includes(text)) await once(terminal.stdout, "data");
-  };
   terminal.stdout.on("data", (chunk) => {
     printed += chunk;
   });
   const exit = once(terminal, "exit");
-  await shows("Listening");
-  const slow = fetch(`http://127.0.0.1:${port}/slow`);
-  await shows("in flight");
-  terminal.stdin.write("\x03");
-  assert.equal(await (await slow).text(), "whole");
-  await exit; // the code is npm's own: 0, or at times that of the signal
-  await assert.rejects(fetch(`http://127.0.0.1:${port}/`), "nothing is left behind");
-  assert.match(printed, /Draining, requests in flight: 1/);
-  assert.doesNotMatch(printed, /Cut/);
+  const shows = (text: string) =>
+    until(
+      () => {
+        assert.equal(terminal.exitCode, null, printed);
+        return printed.includes(text);
+      },
+      text,
+      TEST_TIMEOUT_MS,
+    );
+  try {
+    await shows("Listening");
+    const slow = fetch(`http://127.0.0.1:${port}/slow`);
+    await shows("in flight");
+    terminal.stdin.write("\x03");
+    assert.equal(await (await slow).text(), "whole");
+    await exit; // the code is npm's own: 0, or at times that of the signal
+    await assert.rejects(fetch(`http://127.0.0.1:${port}/`), "nothing is left behind");
+    assert.match(printed, /Draining, requests in flight: 1/);
+    assert.doesNotMatch(printed, /Cut/);
+  } finally {
+    terminal.kill("SIGHUP"); // as a terminal that is closed
+  }
 });

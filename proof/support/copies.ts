@@ -28,6 +28,8 @@ export const FOLDER = mkdtempSync(`${tmpdir()}/heartbeat-copy-`);
 /** A copy for both runtimes, for Node.js alone and for Deno alone. */
 export const KINDS = ["both", "node", "deno"] as const;
 export type Kind = typeof KINDS[number];
+/** An install downloads packages, a gate runs all tests of a copy. */
+const COMMAND_TIMEOUT_MS = 300_000;
 type Env = Record<string, string>;
 
 /** Runs shell commands, none of which may fail, as a user without settings of the machine. */
@@ -52,6 +54,7 @@ export async function shell(cwd: string, commands: string, more: Env = {}): Prom
     cwd,
     env,
     maxBuffer: 1 << 26,
+    timeout: COMMAND_TIMEOUT_MS,
   });
   return stdout + stderr;
 }
