@@ -1,5 +1,5 @@
-# For Node.js:  docker build --tag app --target node .
-# For Deno:     docker build --tag app --target deno .
+# For Node.js:  docker build --tag heartbeat --target node .
+# For Deno:     docker build --tag heartbeat --target deno .
 # Without --target it is the one that the last line names.
 ARG DENO_VERSION=2.9.6
 ARG NODE_VERSION=26.10.0

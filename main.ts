@@ -920,7 +920,7 @@ interface Runtime {
 
 // ── Node.js ──
 
-/** Longer than any balancer keeps an idle connection (Google's: 600 s), so that those close first. */
+/** Longer than any balancer keeps an idle connection (Google's: 600 s), so that those close it. */
 const KEEP_ALIVE_MS = 620_000;
 
 /** What the adapter gives with a request; an upgrade comes without `outgoing`. */

@@ -34,7 +34,7 @@ manifest_of() {
   esac
 }
 
-# Files, without what this copy removed, and without new ones of a runtime that it has not.
+# Files, without what this copy removed, and without new ones of a runtime that it does not have.
 files=
 for file in $(git diff --name-only "refs/heartbeat/v$old" "refs/heartbeat/v$new" -- main.ts \
   Dockerfile .dockerignore tools exec.cmd test-deadline.ts .github/update.sh); do
@@ -69,7 +69,7 @@ for package in $(git show "refs/heartbeat/v$new:package.json" |
   install="$install $prefix$name@$(highest "$yours" "${package##*@}")"
 done
 if [ $applied = no ]; then
-  echo "Resolve the conflicts, which docs/copy.md says how to do. Then: $install" >&2
+  echo "Resolve the conflicts as docs/copy.md says. Then: $install" >&2
   exit 1
 fi
 $install

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Posts an alert to $WEBHOOK, as {"text":"…"}, for each container that turns unhealthy, that its probe ends (exit code
-# 142), and that is healthy again. Needs docker and curl. Its arguments choose the containers:
+# Posts an alert to $WEBHOOK, as {"text":"…"}, for each container that turns unhealthy, that its
+# probe ends (exit code 142), and that is healthy again. Needs docker and curl. Its arguments choose
+# the containers:
 #
 #     WEBHOOK=https://hooks.example.com/… sh deploy/watch.sh --filter label=com.docker.compose.project=shop
 set -u
@@ -8,13 +9,15 @@ set -u
 say() { printf '%s\n' "$1" >&2; }
 
 [ -n "${WEBHOOK:-}" ] || { say 'Cannot watch: set WEBHOOK to the address that takes the alerts'; exit 1; }
-seen=$(mktemp -d) || exit 1 # one file for each container whose alert was posted, and one with its RestartCount
+# One file for each container whose alert was posted, and one with its RestartCount.
+seen=$(mktemp -d) || exit 1
 mkfifo "$seen/events" || exit 1
 events=
 trap 'kill $events 2>/dev/null; rm -rf "$seen"' EXIT
 trap 'exit 0' INT TERM
 
-# post NAME NEWS: a webhook that is down costs a line on standard error and half a minute at the most.
+# post NAME NEWS: a webhook that is down costs a line on standard error and half a minute at the
+# most.
 post() {
   failure=$(curl --silent --show-error --fail --output /dev/null --max-time 5 --retry 3 --retry-all-errors \
     --header 'Content-Type: application/json' --data "{\"text\":\"$1 $2\"}" "$WEBHOOK" 2>&1) ||
@@ -38,7 +41,8 @@ recovered() {
 unhealthy='is unhealthy'
 ended='was ended by its probe (exit code 142)'
 
-# follow OPTION…: reads events until the connection ends. A container's name cannot break the JSON, nor can its id.
+# follow OPTION…: reads events until the connection ends. A container's name cannot break the JSON,
+# nor can its id.
 follow() {
   docker events "$@" --filter type=container --filter event=die \
     --filter 'event=health_status: unhealthy' --filter 'event=health_status: healthy' \
@@ -59,7 +63,8 @@ follow() {
   wait "$events"
 }
 
-# present OPTION…: alerts of what the events did not tell: they are kept in the daemon's memory, and only 256 of them.
+# present OPTION…: alerts of what the events did not tell: they are kept in the daemon's memory, and
+# only 256 of them.
 present() {
   docker ps --all --quiet "$@" 2>/dev/null | xargs docker inspect --format \
     '{{.Id}} {{slice .Name 1}} {{.RestartCount}} {{.State.ExitCode}} {{with .State.Health}}{{.Status}}{{end}}' \

@@ -17,7 +17,7 @@ const STEPS = [
     instead: { match: /in sync/, say: "package-lock.json is behind package.json: npm install" },
   },
   { needs: "deno.lock", command: "node tools/dependencies.mjs" },
-  { command: "deno fmt --check", mend: "This formats it: npm run fmt" },
+  { command: "npm run --silent fmt -- --check", mend: "This formats it: npm run fmt" },
   { command: "npm run --silent lint" },
   { needs: "deno.json", command: "deno check --quiet" },
   { command: "tsc" },

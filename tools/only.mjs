@@ -78,9 +78,14 @@ function onlyNode() {
   remove(OF_DENO);
 }
 
-/** The imports that are a package.json's dependencies, as lines of deno.json. */
-function toImports({ dependencies }) {
-  const lines = Object.entries(dependencies).map(([name, version]) => {
+/** The imports that are a package.json's packages, as lines of deno.json. */
+function toImports({ dependencies, devDependencies, optionalDependencies }) {
+  const { tools, tsx, ...packages } = {
+    ...devDependencies,
+    ...optionalDependencies,
+    ...dependencies,
+  };
+  const lines = Object.entries(packages).map(([name, version]) => {
     if (!/^[\^~]?\d/.test(version)) throw new Error(`Cannot import ${name}@${version} from npm`);
     return `    "${name}": "npm:${name}@${version}"`;
   });

@@ -4,7 +4,7 @@
  * file of its own. What is missing is skipped, and said; in CI that is a failure.
  */
 import assert from "node:assert/strict";
-import { execFile, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer, request } from "node:http";
@@ -17,23 +17,14 @@ import {
 import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
-import { promisify } from "node:util";
-import { missing, ROOT } from "../support/harness.ts";
+import { docker, health, run, skip, type Target, TARGETS } from "../support/engine.ts";
+import { missing, ROOT, until } from "../support/harness.ts";
 
-const PATIENCE_MS = 60_000;
-const POLL_MS = 50;
 /** As many events as the daemon keeps. */
 const EVENTS_KEPT = 256;
 const NAME = `heartbeat-alerts-${process.pid}`;
-const IMAGE = `${NAME}:deno`;
+const imageOf = (target: Target) => `${NAME}:${target}`;
 
-const run = promisify(execFile);
-const docker = async (...args: string[]) =>
-  (await run("docker", args, { cwd: ROOT })).stdout.trim();
-
-const hasEngine = await docker("version").then(() => true, () => false);
-const skip = !hasEngine &&
-  missing("no Docker engine answers `docker version`, so no alert was tested");
 const hasPromtool = await run("promtool", ["--version"]).then(() => true, () => false);
 const skipRules = !hasPromtool &&
   missing("no promtool (Debian: prometheus), so the Prometheus rules were not tested");
@@ -45,18 +36,6 @@ function documentedText(word: string): string {
   const blocks = [...DOCUMENT.matchAll(/^```sh\n(.+?)\n```$/gms)];
   return blocks.find(([, text]) => text.includes(word))?.[1] ??
     assert.fail(`no command with ${word}`);
-}
-
-async function until<T>(
-  look: () => T | false | undefined | Promise<T | false | undefined>,
-  what: () => string,
-) {
-  for (const startMs = performance.now();;) {
-    const found = await look();
-    if (found) return found;
-    assert.ok(performance.now() - startMs < PATIENCE_MS, `no ${what()} within ${PATIENCE_MS} ms`);
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-  }
 }
 
 /** A server on a free port that keeps what is posted to it. */
@@ -82,7 +61,7 @@ async function receive(status: () => number) {
 /** A socket before the daemon's, which can be cut and mended. */
 async function interpose(path: string) {
   const format = "{{.Endpoints.docker.Host}}";
-  const host = process.env.DOCKER_HOST ?? await docker("context", "inspect", "--format", format);
+  const host = process.env.DOCKER_HOST ?? await docker(["context", "inspect", "--format", format]);
   const [, daemon] = /^unix:\/\/(.+)$/.exec(host) ??
     assert.fail("the engine is not reached by a Unix socket");
   const sockets = new Set<Socket>();
@@ -104,7 +83,7 @@ async function interpose(path: string) {
 }
 
 /** Starts a container whose probe is quick to judge. */
-async function start(name: string, ...flags: string[]): Promise<string> {
+async function start(name: string, flags: string[] = [], target: Target = "deno") {
   const timing = [
     "--health-interval",
     "1s",
@@ -113,38 +92,41 @@ async function start(name: string, ...flags: string[]): Promise<string> {
     "--env",
     "PING_TIMEOUT_MS=500",
   ];
-  await docker("run", "--detach", "--name", name, "--label", NAME, ...timing, ...flags, IMAGE);
+  const named = ["--name", name, "--label", NAME, ...timing, ...flags];
+  await docker(["run", "--detach", ...named, imageOf(target)]);
   await healthy(name);
-  return name;
 }
 
 /** Waits until a container is healthy in the life that follows so many restarts. */
 const healthy = (name: string, restarts = 0) =>
   until(
     async () =>
-      await docker("inspect", "--format", "{{.RestartCount}} {{.State.Health.Status}}", name) ===
+      await docker(["inspect", "--format", "{{.RestartCount}} {{.State.Health.Status}}", name]) ===
         `${restarts} healthy`,
-    () => `healthy ${name} after ${restarts} restarts`,
+    `healthy ${name} after ${restarts} restarts`,
   );
 
 /** Runs a line of code inside of a container. */
-const inside = (name: string, code: string) => docker("exec", name, "/bin/deno", "eval", code);
+const inside = (name: string, code: string) => docker(["exec", name, "/bin/deno", "eval", code]);
 
-/** Stops the runtime, not the init, by the document's command. */
-const wedge = (name: string) =>
-  run("bash", ["-c", documentedText("docker exec").replace("shop-app-1", name)]);
+/** Stops the runtime, not the init, by the document's command for an image. */
+const wedge = (name: string, target: Target = "deno") =>
+  run("sh", ["-c", documentedText(`shop-app-1 /bin/${target} `).replace("shop-app-1", name)]);
 
 /** Does what the probe does to heal, at once. */
 const end = (name: string) => inside(name, `Deno.kill(1, "SIGALRM")`).catch(() => {});
 
 before(async () => {
-  if (!skip) await docker("build", "--quiet", "--tag", IMAGE, "--target", "deno", ".");
+  if (skip) return;
+  for (const target of TARGETS) {
+    await docker(["build", "--quiet", "--tag", imageOf(target), "--target", target, "."]);
+  }
 });
 after(async () => {
   if (skip) return;
-  const containers = await docker("ps", "--all", "--quiet", "--filter", `label=${NAME}`);
-  if (containers) await docker("rm", "--force", ...containers.split("\n"));
-  await docker("image", "rm", "--force", IMAGE);
+  const containers = await docker(["ps", "--all", "--quiet", "--filter", `label=${NAME}`]);
+  if (containers) await docker(["rm", "--force", ...containers.split("\n")]);
+  await docker(["image", "rm", "--force", ...TARGETS.map(imageOf)]);
 });
 
 /** The watch, with the webhook that it posts to and the socket by which it asks the daemon. */
@@ -191,10 +173,8 @@ async function withWatch(body: (watch: Watch) => Promise<void>) {
       errors = "";
     },
     told: (...expected) =>
-      until(
-        () => expected.every((text) => texts().includes(text)),
-        () => `${expected} in ${texts()}, standard error ${errors}`,
-      ),
+      until(() => expected.every((text) => texts().includes(text)), `${expected}`)
+        .catch((error) => assert.fail(`${error.message}: ${texts()}, standard error ${errors}`)),
     errors: () => errors,
     answer(next) {
       status = next;
@@ -229,7 +209,7 @@ test("watch.sh tells of each unhealthy container, its end and its recovery, what
   }));
 
 async function tellsOfHealing({ texts, told }: Watch) {
-  await start(HEALING, "--env", "HEAL_AFTER_MS=1000", "--restart", "unless-stopped");
+  await start(HEALING, ["--env", "HEAL_AFTER_MS=1000", "--restart", "unless-stopped"]);
   assert.deepEqual(texts(), [], "a start is no alert");
   await wedge(HEALING);
   await told(RECOVERED);
@@ -245,7 +225,7 @@ async function tellsWhatTheDaemonKept({ socket, texts, told, clear, errors }: Wa
   socket.cut();
   await until(
     () => /^Cannot read the events of the Docker daemon/.test(errors()),
-    () => `line in ${errors()}`,
+    "line on standard error",
   );
   await end(HEALING);
   await healthy(HEALING, 2);
@@ -264,8 +244,8 @@ async function tellsTheStateIfTheDaemonLostEvents({ socket, texts, told, clear }
   await wedge(WEDGED);
   const format = "{{.State.Health.Status}}";
   await until(
-    async () => await docker("inspect", "--format", format, WEDGED) === "unhealthy",
-    () => "unhealthy container",
+    async () => await docker(["inspect", "--format", format, WEDGED]) === "unhealthy",
+    "unhealthy container",
   );
   await end(HEALING);
   await healthy(HEALING, 3);
@@ -294,14 +274,21 @@ async function rename(socketPath: string, from: string, to: string) {
 async function survivesItsWebhook({ answer, clear, errors }: Watch) {
   answer(503);
   clear();
-  await docker("kill", "--signal", "CONT", WEDGED);
+  await docker(["kill", "--signal", "CONT", WEDGED]);
   await inside(
     WEDGED,
     `for (const { name } of Deno.readDirSync("/proc")) if (+name) Deno.kill(+name, "SIGCONT")`,
   );
-  await until(() => errors().includes("\n"), () => "line on standard error");
+  await until(() => errors().includes("\n"), "line on standard error");
   assert.match(errors(), /^Cannot post "[^"]+ is healthy again": curl: .+ 503\n$/);
 }
+
+test("the document's line for Node.js stops that image's runtime", { skip }, async () => {
+  const name = `${NAME}-node`;
+  await start(name, [], "node");
+  await wedge(name, "node");
+  await health(name, "unhealthy");
+});
 
 test("watch.sh without WEBHOOK ends with one line", async () => {
   const error = await run("sh", ["deploy/watch.sh"], {

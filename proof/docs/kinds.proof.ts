@@ -1,11 +1,11 @@
 /**
  * Holds that a copy for both runtimes, for Node.js alone and for Deno alone is first class: starts
- * each by the lines of docs/copy.md on a machine that has no other runtime, and does what an owner
+ * each by the lines of the README on a machine that has no other runtime, and does what an owner
  * does with it on the first day.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import {
@@ -21,13 +21,18 @@ import {
   serveArchive,
   shell,
   startCopy,
+  unpackArchive,
 } from "../support/copies.ts";
 import { docker, skip } from "../support/engine.ts";
 import { freePort } from "../support/harness.ts";
 
 const TIMEOUT_MS = 300_000;
 const START_LIMIT_MS = 60_000;
-const [START, START_ON_DENO, BEGIN] = blocks("Start");
+/** The README's lines that make a copy, without the last, which starts it. */
+const [START, START_ON_DENO] = blocks("Start", "README.md").map((text) =>
+  text.replace(/\n.*$/, "")
+);
+const [BEGIN] = blocks("Start");
 const [ONLY_NODE, ONLY_DENO] = blocks("One runtime");
 
 /** A route that uses a package, and what it answers. */
@@ -126,6 +131,25 @@ async function withCommand(
     } catch { /* all of them have ended */ }
   }
 }
+
+test("deno: only-deno takes each of the owner's packages along", {
+  timeout: TIMEOUT_MS,
+}, async () => {
+  const shop = `${FOLDER}/packages`;
+  await unpackArchive(shop);
+  const manifest = JSON.parse(readFileSync(`${shop}/package.json`, "utf8"));
+  manifest.devDependencies["@types/ws"] = "^8.18.2";
+  manifest.optionalDependencies.zod = "4.6.7";
+  writeFileSync(`${shop}/package.json`, JSON.stringify(manifest));
+  await shell(shop, ONLY_DENO, { PATH: pathWith("deno") });
+  const { imports } = JSON.parse(readFileSync(`${shop}/deno.json`, "utf8"));
+  assert.deepEqual(Object.keys(imports).toSorted(), [
+    "@hono/node-server",
+    "@types/ws",
+    "hono",
+    "zod",
+  ]);
+});
 
 for (const kind of KINDS) {
   const { start, only, run, lacks, manager, runtime, use, old } = COPIES[kind];

@@ -228,7 +228,7 @@ const BEHIND: [edit: string, lock: string, mend: string][] = [
     "package-lock.json",
     "npm install",
   ],
-  ["cd tools && npm pkg set dependencies.@types/node=26.6.5", "package-lock.json", "npm install"],
+  ["cd tools && npm pkg set dependencies.@types/node=^26.6.5", "package-lock.json", "npm install"],
   ["npm install --ignore-scripts zod@4.5.0", "deno.lock", "npm run dependencies"],
   [`cp ${ROOT}/deno.lock deno.lock`, "deno.lock", "npm run dependencies"],
 ];

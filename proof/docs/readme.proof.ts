@@ -76,12 +76,6 @@ test("each command of the start can be typed in cmd, PowerShell 5.1, sh and zsh"
   assert.doesNotMatch(commands, /&&|[;'`$\\<>|]| #|^#/m);
 });
 
-test("the README starts a copy as docs/copy.md does, which is tried", () => {
-  const [start, onDeno] = blocks(readFileSync(`${ROOT}/docs/copy.md`, "utf8"), "Start");
-  assert.equal(START, `${start}\n${ON_NODE.start}`);
-  assert.equal(START_ON_DENO, `${onDeno}\n${ON_DENO.start}`);
-});
-
 for (const { prepare, start, probe } of WAYS) {
   test(`${start} and ${probe} print what is shown`, async () => {
     await run(prepare);

@@ -9,6 +9,7 @@ import { assertUsed } from "./blocks.ts";
 import {
   assertAnswer,
   assertGreen,
+  assertGreenOnDenoAlone,
   lineOf,
   makeCopy,
   serve,
@@ -34,6 +35,9 @@ test("recipes of middleware leave the gate green", async () => {
   copy = await makeCopy("middleware", RECIPES);
   await assertGreen(copy);
 });
+
+test("on a machine that has Deno alone, metrics leave the gate green", () =>
+  assertGreenOnDenoAlone("Metrics for Prometheus", "Metrics for Prometheus"));
 
 for (const runtime of allRuntimes()) {
   test(`${runtime.name}: CORS, security headers, limits, compression, auth`, async () => {

@@ -11,6 +11,7 @@ import process from "node:process";
 import { after, before } from "node:test";
 import { promisify } from "node:util";
 import {
+  denoPath,
   type Env,
   launch,
   ROOT,
@@ -20,7 +21,7 @@ import {
   untilPrinted,
   withService,
 } from "../support/harness.ts";
-import { blocks, use } from "./blocks.ts";
+import { blocks, blocksOf, use } from "./blocks.ts";
 
 const COMMAND_TIMEOUT_MS = 120_000;
 /** A stop of a service with endless streams takes milliseconds; this machine may be busy. */
@@ -150,6 +151,16 @@ export async function add(copy: string, recipe: string) {
 /** Runs what an owner runs before a push. */
 export const assertGreen = (copy: string, node?: string) =>
   shell(copy, "npm run check && npm test", {}, node);
+
+/** As assertGreen, on a machine that has Deno alone: installs for one recipe, pastes another's. */
+export async function assertGreenOnDenoAlone(installs: string, pastes: string) {
+  const copy = await unpack("deno-alone");
+  const PATH = `${dirname(denoPath())}:/usr/bin:/bin`;
+  const install = blocksOf(installs, "sh").find((code) => code.startsWith("deno "));
+  await shell(copy, `deno task only-deno && ${install}`, { PATH });
+  addRoutes(copy, blocksOf(pastes, "ts")[0]);
+  await shell(copy, "deno fmt --quiet && deno task check && deno task test", { PATH });
+}
 
 // ── The service of a copy ──
 

@@ -10,30 +10,29 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
-import { docker as engine, health, run, skip } from "../support/engine.ts";
+import { docker, health, run, skip } from "../support/engine.ts";
 import { ROOT } from "../support/harness.ts";
 
 const NAME = `heartbeat-telemetry-${process.pid}`;
 const IMAGE = `${NAME}:deno`;
 const DOCUMENT = readFileSync(`${ROOT}/docs/alerts.md`, "utf8");
-const docker = (...args: string[]) => engine(args);
 const healthy = (container: string) => health(container, "healthy");
 
 before(async () => {
-  if (!skip) await docker("build", "--quiet", "--tag", IMAGE, "--target", "deno", ".");
+  if (!skip) await docker(["build", "--quiet", "--tag", IMAGE, "--target", "deno", "."]);
 });
 after(async () => {
   if (skip) return;
-  const containers = await docker("ps", "--all", "--quiet", "--filter", `label=${NAME}`);
-  if (containers) await docker("rm", "--force", ...containers.split("\n"));
-  await docker("image", "rm", "--force", IMAGE, `${NAME}:node`);
+  const containers = await docker(["ps", "--all", "--quiet", "--filter", `label=${NAME}`]);
+  if (containers) await docker(["rm", "--force", ...containers.split("\n")]);
+  await docker(["image", "rm", "--force", IMAGE, `${NAME}:node`]);
 });
 
 /** The document's command that holds a word, as arguments without the program. */
 function documented(word: string): string[] {
   const blocks = [...DOCUMENT.matchAll(/^```sh\n(.+?)\n```$/gms)].map(([, text]) => text);
   const text = blocks.find((block) => block.includes(word)) ?? assert.fail(`no ${word}`);
-  return text.replaceAll("\\\n", " ").trim().split(/\s+/).slice(1);
+  return text.trim().split(/\s+/).slice(1);
 }
 
 /** A collector that keeps what it gets by path, and answers unless it hangs. */
@@ -62,17 +61,17 @@ const telemetry = (port: number) => [
 ];
 
 const get = async (container: string) => {
-  const address = (await docker("port", container, "8080/tcp")).split("\n")[0];
+  const address = (await docker(["port", container, "8080/tcp"])).split("\n")[0];
   return await (await fetch(`http://${address}/`)).text();
 };
 
 test("a collector gets logs, traces and metrics of the service", { skip }, async () => {
   const collector = await collect();
   try {
-    const container = await docker(...telemetry(collector.port));
+    const container = await docker(telemetry(collector.port));
     await healthy(container);
     await get(container);
-    await docker("stop", container);
+    await docker(["stop", container]);
     assert.match(collector.got["/v1/logs"], /shop[^]*Listening on/);
     assert.match(collector.got["/v1/traces"], /shop[^]*GET/);
     assert.match(collector.got["/v1/metrics"], /http\.server\.request\.duration/);
@@ -86,21 +85,21 @@ test("a collector that hangs holds up neither a probe nor a stop, and the probe 
 }, async () => {
   const collector = await collect(true);
   try {
-    const container = await docker(...telemetry(collector.port));
+    const container = await docker(telemetry(collector.port));
     await healthy(container);
     await get(container);
     const startMs = performance.now();
-    await docker("stop", container);
+    await docker(["stop", container]);
     const stopMs = performance.now() - startMs;
-    assert.equal(await docker("inspect", "--format", "{{.State.ExitCode}}", container), "0");
+    assert.equal(await docker(["inspect", "--format", "{{.State.ExitCode}}", container]), "0");
     assert.ok(stopMs < 5000, `stopped in ${stopMs} ms`);
 
     for (const path in collector.got) delete collector.got[path];
     const format = "{{json .Config.Healthcheck.Test}}";
-    const probe = JSON.parse(await docker("image", "inspect", "--format", format, IMAGE));
+    const probe = JSON.parse(await docker(["image", "inspect", "--format", format, IMAGE]));
     const [command, ...args] = probe.slice(1);
     const flags = telemetry(collector.port).slice(2, -1);
-    const probed = await docker(
+    const probed = await docker([
       "run",
       ...flags,
       "--entrypoint",
@@ -109,15 +108,15 @@ test("a collector that hangs holds up neither a probe nor a stop, and the probe 
       `${NAME}-probe`,
       IMAGE,
       ...args,
-    )
+    ])
       .catch((error) => error);
     assert.match(probed.stderr, /^unhealthy: .+\n$/, "nothing listens");
-    const times = await docker(
+    const times = await docker([
       "inspect",
       "--format",
       "{{.State.StartedAt}} {{.State.FinishedAt}}",
       `${NAME}-probe`,
-    );
+    ]);
     const [started, finished] = times.split(" ").map(Date.parse);
     assert.ok(finished - started < 2000, `the probe took ${finished - started} ms`);
     assert.deepEqual(collector.got, {});
@@ -133,32 +132,32 @@ test(
     const folder = mkdtempSync(`${tmpdir()}/alerts-`);
     const node = `${NAME}:node`;
     try {
-      await docker("build", "--quiet", "--tag", node, "--target", "node", ".");
+      await docker(["build", "--quiet", "--tag", node, "--target", "node", "."]);
       writeFileSync(`${folder}/instrument.mjs`, `console.error("instrumented");\n`);
       chmodSync(folder, 0o755);
       const flags = ["--detach", "--label", NAME, "--health-interval", "1s"];
       const words = documented("--import").slice(3).map((word) =>
-        word.replace(/^heartbeat-node$/, node).replace(/^\.\//, `${folder}/`)
+        word.replace(/^heartbeat$/, node).replace(/^\.\//, `${folder}/`)
       );
-      const inEntryPoint = await docker("run", ...flags, ...words);
+      const inEntryPoint = await docker(["run", ...flags, ...words]);
       const volume = words.slice(0, 2);
-      const inOptions = await docker(
+      const inOptions = await docker([
         "run",
         ...flags,
         ...volume,
         "--env",
         "NODE_OPTIONS=--import /instrument.mjs",
         node,
-      );
+      ]);
       for (const [container, expected] of [[inEntryPoint, 0], [inOptions, 1]] as const) {
         await healthy(container);
         assert.match((await run("docker", ["logs", container])).stderr, /^instrumented\n/);
-        const output = await docker(
+        const output = await docker([
           "inspect",
           "--format",
           "{{(index .State.Health.Log 0).Output}}",
           container,
-        );
+        ]);
         assert.equal(output.split("instrumented").length - 1, expected, output);
       }
     } finally {

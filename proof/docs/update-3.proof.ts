@@ -1,7 +1,7 @@
 /**
  * Holds the steps of CHANGELOG.md from 3.0.0 to 4.0.0: does them in a copy of 3.0.0 for both
- * runtimes, into which the service of the README moved, and in one for Deno alone, into which
- * service.ts moved.
+ * runtimes, into which the service of the README moved, and in one for Deno alone, into which the
+ * service of items moved.
  */
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
@@ -132,12 +132,10 @@ test("a service of several files moves from 3.0.0 to 4.0.0 on Deno alone", {
   timeout: TIMEOUT_MS,
 }, async () => {
   const env = { PATH: pathWith("deno"), HEARTBEAT: UPSTREAM };
-  const routes = `const service = await import("./service.ts");
-  return service.addRoutes(app, { stopping });`;
-  const shop = await makeCopy("service", routes);
-  const service = readFileSync(`${ROOT}/proof/serve/service.ts`, "utf8");
-  write(shop, "service.ts", service.replace("../../main.ts", "./main.ts"));
-  cpSync(`${ROOT}/proof/serve/service`, `${shop}/service`, { recursive: true });
+  const code = 'return await (await import("./routes.ts")).addRoutes(app, { stopping });';
+  const shop = await makeCopy("items", code);
+  cpSync(`${ROOT}/proof/support/items`, shop, { recursive: true });
+  edit(shop, "routes.ts", "../../../main.ts", "./main.ts");
   edit(shop, "main.test.ts", "/replace this route/", "/./");
   // As the page of 3.0.0 said.
   await shell(shop, "rm -r package-lock.json tsconfig.json .npmrc tools", env);

@@ -75,18 +75,19 @@ export function edit(folder: string, file: string, from: string | RegExp, to: st
   writeFileSync(`${folder}/${file}`, text.replace(from, to));
 }
 
-const PAGE = readFileSync(`${ROOT}/docs/copy.md`, "utf8");
+const PAGE = "docs/copy.md";
 
-/** The commands of docs/copy.md under a heading, one text for each block. */
-export function blocks(heading: string): string[] {
-  const [, section] = PAGE.split(`\n## ${heading}\n`);
-  assert.ok(section, `docs/copy.md has a section ${heading}`);
+/** The commands of a document under a heading, one text for each block. */
+export function blocks(heading: string, document = PAGE): string[] {
+  const [, section] = readFileSync(`${ROOT}/${document}`, "utf8").split(`\n## ${heading}\n`);
+  assert.ok(section, `${document} has a section ${heading}`);
   return [...section.split("\n## ")[0].matchAll(/^```sh\n(.+?)\n```$/gms)].map(([, text]) => text);
 }
 
 /** The commands of a row in docs/copy.md's table of packages: for npm, and on Deno alone. */
 export function packageCommands(row: string): { npm: string; deno: string } {
-  const cells = new RegExp(`^\\| ${row} +\\| \`(.+?)\` +\\| \`(.+?)\` +\\|$`, "m").exec(PAGE);
+  const cells = new RegExp(`^\\| ${row} +\\| \`(.+?)\` +\\| \`(.+?)\` +\\|$`, "m")
+    .exec(readFileSync(`${ROOT}/${PAGE}`, "utf8"));
   assert.ok(cells, `docs/copy.md has a row ${row}`);
   return { npm: cells[1], deno: cells[2] };
 }
