@@ -10,8 +10,8 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { after, before } from "node:test";
 import { promisify } from "node:util";
+import { pathWith, removeCopies } from "../support/copies.ts";
 import {
-  denoPath,
   type Env,
   launch,
   ROOT,
@@ -39,6 +39,7 @@ before(() =>
   })
 );
 after(() => rmSync(FOLDER, { recursive: true, force: true }));
+after(removeCopies); // the folder of pathWith()
 
 /** Runs shell commands in a folder, of which none may fail. */
 export async function shell(
@@ -155,7 +156,7 @@ export const assertGreen = (copy: string, node?: string) =>
 /** As assertGreen, on a machine that has Deno alone: installs for one recipe, pastes another's. */
 export async function assertGreenOnDenoAlone(installs: string, pastes: string) {
   const copy = await unpack("deno-alone");
-  const PATH = `${dirname(denoPath())}:/usr/bin:/bin`;
+  const PATH = pathWith("deno");
   const install = blocksOf(installs, "sh").find((code) => code.startsWith("deno "));
   await shell(copy, `deno task only-deno && ${install}`, { PATH });
   addRoutes(copy, blocksOf(pastes, "ts")[0]);
