@@ -236,7 +236,7 @@ services:
 
 /** The commands that make the secret in the copy's own CI: the document's step of ci.yml. */
 function ciCommands(): string {
-  const [step] = blocksOf("A secret from a file", "yaml").filter((code) => code.includes("ci.yml"));
+  const [step] = blocksOf("A secret from a file", "yaml", "ci.yml");
   const workflow = readFileSync(`${withDatabase}/.github/workflows/ci.yml`, "utf8");
   assert.match(workflow, /- run: docker compose up --no-build --wait/, "what this test runs");
   const [{ run }] = parse(step);

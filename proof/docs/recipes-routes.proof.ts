@@ -101,7 +101,7 @@ test("the blocks of these recipes were all used", () => assertUsed(RECIPES));
 
 /** The hash of a token, by the document's own lines. */
 async function hashOf(token: string): Promise<string> {
-  const lines = blocksOf("A request id and the user in the log", "sh");
+  const lines = [...blocksOf("A request id and the user in the log", "sh")];
   const PATH = `${dirname(denoPath())}:${dirname(process.execPath)}:${process.env.PATH}`;
   const print = (line: string) => shell(copy, line.replace("a-token", token), { PATH });
   const [onNode, onDeno] = await Promise.all(lines.map(print));

@@ -40,10 +40,8 @@ test("a copy with a variable and a slow route", async () => {
 
 // ── Variables from a file ──
 
-const [onNode, onDeno] = blocksOf("Variables from a file", "sh").map((code) =>
-  code.trim().split("\n")
-);
-for (const line of [...onNode, ...onDeno]) {
+const [onNode, onDeno] = blocksOf("Variables from a file", "sh");
+for (const line of (onNode + onDeno).trim().split("\n")) {
   test(`${line}: the file's variables, unless they are set`, async () => {
     writeFileSync(`${copy}/.env`, "GREETING=from the file\nHOST=127.0.0.1\nPORT=0\n");
     await withLine(line, {}, async (program) => {

@@ -157,9 +157,10 @@ export const assertGreen = (copy: string, node?: string) =>
 export async function assertGreenOnDenoAlone(installs: string, pastes: string) {
   const copy = await unpack("deno-alone");
   const PATH = pathWith("deno");
-  const install = blocksOf(installs, "sh").find((code) => code.startsWith("deno "));
+  const [install] = blocksOf(installs, "sh", "deno ");
   await shell(copy, `deno task only-deno && ${install}`, { PATH });
-  addRoutes(copy, blocksOf(pastes, "ts")[0]);
+  const [routes] = blocksOf(pastes, "ts");
+  addRoutes(copy, routes);
   await shell(copy, "deno fmt --quiet && deno task check && deno task test", { PATH });
 }
 
