@@ -6,11 +6,11 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
-import { after, test } from "node:test";
+import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 import { docker, LOCKED, skip, TARGETS } from "../support/engine.ts";
 import {
@@ -37,6 +37,9 @@ after(async () => {
 });
 
 copyProject(COPY);
+before(async () => {
+  for (const { prepare } of WAYS) await run(prepare);
+});
 
 /** The blocks of a document's section, commands and output alike. */
 const blocks = (text: string, title: string) =>
@@ -76,9 +79,8 @@ test("each command of the start can be typed in cmd, PowerShell 5.1, sh and zsh"
   assert.doesNotMatch(commands, /&&|[;'`$\\<>|]| #|^#/m);
 });
 
-for (const { prepare, start, probe } of WAYS) {
+for (const { start, probe } of WAYS) {
   test(`${start} and ${probe} print what is shown`, async () => {
-    await run(prepare);
     const port = `${await freePort()}`;
     const env = { PORT: port };
     const program = launch(
@@ -214,8 +216,8 @@ for (
         program.kill("SIGKILL");
       }
     }
-    rmSync(`${COPY}/data`, { recursive: true });
-    mkdirSync(`${COPY}/data`);
+    const notes = readdirSync(`${COPY}/data`).filter((name) => name !== ".gitignore");
+    for (const name of notes) rmSync(`${COPY}/data/${name}`);
   });
 }
 

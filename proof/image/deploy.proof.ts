@@ -16,7 +16,7 @@ import {
   signalRuntime,
   skip,
 } from "../support/engine.ts";
-import { ROOT, until } from "../support/harness.ts";
+import { freePort, ROOT, until } from "../support/harness.ts";
 
 before(async () => {
   if (skip) return;
@@ -36,7 +36,7 @@ after(async () => {
 });
 
 test(
-  "docker compose up --build --wait comes back once the service is healthy",
+  "docker compose up --wait comes back once the service is healthy",
   { skip },
   async (t) => {
     const compose = ["compose", "--project-name", NAME];
@@ -95,7 +95,7 @@ async function withStack(body: () => Promise<void>) {
   try {
     const flags = ["--detach=true", "--resolve-image", "never"];
     const file = ["--compose-file", "deploy/stack.yaml"];
-    const env = { IMAGE: image("deno"), PUBLISHED_PORT: "18080" };
+    const env = { IMAGE: image("deno"), PUBLISHED_PORT: `${await freePort()}` };
     await docker(["stack", "deploy", ...flags, ...file, NAME], env);
     await until(async () => (await running()).length === 2, "two running tasks");
     assert.equal(await answering(), 2);

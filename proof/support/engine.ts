@@ -70,9 +70,9 @@ const BUILD_FILES = [
   "package.json",
 ];
 
-/** A folder with the files that an image is made from. The caller removes it. */
-export function buildFolder(): string {
-  const folder = mkdtempSync(`${tmpdir()}/heartbeat-image-`);
+/** A folder with the files that an image is made from. The caller removes it, or its parent. */
+export function buildFolder(parent = tmpdir()): string {
+  const folder = mkdtempSync(`${parent}/heartbeat-image-`);
   for (const file of BUILD_FILES) cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
   return folder;
 }
