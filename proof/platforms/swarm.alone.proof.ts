@@ -6,7 +6,7 @@
  *     node --import tsx --test proof/platforms/swarm.alone.proof.ts
  */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -29,8 +29,6 @@ import { freePort, ROOT, until, withRoutesOf } from "../support/harness.ts";
 const stackOf = (target: Target) => `${NAME}-${target}`;
 const serviceOf = (target: Target) => `${stackOf(target)}_heartbeat`;
 const VERSIONS = ["1", "2"];
-/** Swarm's published port needs it: https://docs.docker.com/engine/swarm/ingress/ */
-const hasIpvs = existsSync("/proc/net/ip_vs");
 
 before(async () => {
   if (skip) return;
@@ -45,6 +43,12 @@ before(async () => {
 after(async () => {
   if (!skip) await removeImages();
 });
+
+/** Whether the kernel has what Swarm publishes a port by. Docker loads the module if it may. */
+function hasIpvs(): boolean {
+  spawnSync("modprobe", ["ip_vs"]);
+  return existsSync("/proc/net/ip_vs");
+}
 
 /** Runs the clients inside the stack's network, by the Node.js of the service's image. */
 async function underLoadInside(target: Target, body: () => Promise<void>): Promise<string> {
@@ -134,12 +138,17 @@ for (const target of TARGETS) {
         const url = new URL(`http://127.0.0.1:${port}`);
         await deploy(target, VERSIONS[0], port, files);
         const answers = () => fetch(new URL("/healthz", url)).then(({ ok }) => ok, () => false);
-        if (hasIpvs) await until(answers, "answer through the published port");
+        const isPublished = hasIpvs();
+        if (isPublished) await until(answers, "answer through the published port");
         const update = () => deploy(target, VERSIONS[1], port, files);
-        const fact = hasIpvs ? await underLoad(url, update) : await underLoadInside(target, update);
+        const fact = isPublished
+          ? await underLoad(url, update)
+          : await underLoadInside(target, update);
         say(
           t,
-          hasIpvs ? "through the published port" : "inside the network: this kernel has no IPVS",
+          isPublished
+            ? "through the published port"
+            : "inside the network: this kernel has no IPVS",
         );
         say(t, fact);
       } catch (error) {
