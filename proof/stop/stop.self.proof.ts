@@ -137,10 +137,12 @@ test("at the deadline it cuts what is left, says how many, and exits 1", async (
 
 test("a second signal ends it, unless it comes within 500 ms of the first", async () => {
   for (
-    const [first, second] of [["SIGTERM", "SIGTERM"], ["SIGINT", "SIGTERM"], [
-      "SIGTERM",
-      "SIGINT",
-    ]] as const
+    const [first, second] of [
+      ["SIGTERM", "SIGTERM"],
+      ["SIGTERM", "SIGINT"],
+      ["SIGINT", "SIGTERM"],
+      ["SIGINT", "SIGINT"],
+    ] as const
   ) {
     await withService({ DRAIN_DELAY_MS: "60000" }, async (service) => {
       service.kill(first);
