@@ -74,7 +74,7 @@ describe("a client that leaves", () =>
   onEveryRuntime(({ isNode, inRoutes }) => {
     for (const how of ["end", "reset"]) {
       for (const [path, type] of Object.entries(UPLOADS)) {
-        test(`is logged as incomplete in the middle of an upload to ${path}, by ${how}`, async () => {
+        test(`is logged as incomplete in an upload to ${path}, by ${how}`, async () => {
           await inRoutes({}, READING, async (service) => {
             await leave(service, path, type, how);
             await assertIncomplete(service, path);
