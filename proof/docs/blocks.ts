@@ -20,12 +20,19 @@ export const blocks: Block[] = DOCUMENT.split(/^## /m).slice(1).flatMap((section
 const used = new Set<Block>();
 export const use = (block: Block) => used.add(block);
 
-/** The blocks of a recipe in a language; there is at least one. */
-export function blocksOf(recipe: string, language: string): string[] {
-  const found = blocks.filter((block) => block.recipe === recipe && block.language === language);
-  assert.notEqual(found.length, 0, `${recipe}: ${language}`);
-  found.forEach(use);
-  return found.map(({ code }) => code);
+/**
+ * The blocks of a recipe in a language, or those of them with a text; there is at least one. Each
+ * counts as used once it is taken.
+ */
+export function* blocksOf(recipe: string, language: string, text = ""): Generator<string> {
+  const found = blocks.filter((block) =>
+    block.recipe === recipe && block.language === language && block.code.includes(text)
+  );
+  assert.notEqual(found.length, 0, `${recipe}: ${language} ${text}`);
+  for (const block of found) {
+    use(block);
+    yield block.code;
+  }
 }
 
 /** Fails if a block of these recipes was not used by this file. */

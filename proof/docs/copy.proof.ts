@@ -71,12 +71,6 @@ test("a copy has the files that an owner uses on the first day, and no other", (
   assert.deepEqual(files.toSorted(), Object.values(FILES).flat().toSorted());
 });
 
-test("a copy's .gitattributes hides nothing of its owner's", () => {
-  const text = readFileSync(`${copied}/.gitattributes`, "utf8");
-  assert.match(text, /^\* text=auto eol=lf$/m);
-  assert.doesNotMatch(text, /export-ignore/);
-});
-
 test("a copy pins no version that nobody moves", () => {
   const read = (file: string) => readFileSync(`${copied}/${file}`, "utf8");
   const renovate = JSON.parse(read(".github/renovate.json"));

@@ -15,11 +15,11 @@ import {
   type Runtime,
   scratch,
   TEST_TIMEOUT_MS,
+  until,
   untilPrinted,
 } from "../support/harness.ts";
 
 const SAVES = 10;
-const POLL_MS = 20;
 const main = readFileSync(`${ROOT}/main.ts`, "utf8");
 const shell: Runtime = { name: "sh", path: "bash", options: [] };
 const nodes = [process.execPath, ...process.env.BENCH_NODE ? [process.env.BENCH_NODE] : []].map((
@@ -43,15 +43,10 @@ for (
       if (file.endsWith(".new")) renameSync(file, `${copy}/main.ts`);
     };
     const answers = async (text: string) => {
-      for (const startMs = performance.now();;) {
-        const answer = await fetch(`http://127.0.0.1:${port}/`).then(
-          (response) => response.text(),
-          String,
-        );
-        if (answer.includes(`${text},`)) return;
-        assert.ok(performance.now() - startMs < TEST_TIMEOUT_MS, `no ${text} but ${answer}`);
-        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-      }
+      const answer = () =>
+        fetch(`http://127.0.0.1:${port}/`).then((response) => response.text(), String);
+      const isAnswered = async () => (await answer()).includes(`${text},`);
+      await until(isAnswered, text, TEST_TIMEOUT_MS);
     };
     saved("first");
     const env = {

@@ -19,7 +19,7 @@ import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { copyProject, ROOT, type Runtime, withService } from "../support/harness.ts";
+import { copyProject, ROOT, type Runtime, until, withService } from "../support/harness.ts";
 
 const ROUTES = `
   const { greeting } = await import("./words/greeting.ts");
@@ -42,7 +42,6 @@ const ANSWERS: [path: string, status: number, text: string][] = [
   ["/greet/Augusta", 400, `{"error":"too_big"}`],
 ];
 const MANIFESTS = ["package.json", "tools/package.json", "package-lock.json", "deno.lock"];
-const POLL_MS = 100;
 const PATIENCE_MS = 30_000;
 
 const folder = mkdtempSync(`${tmpdir()}/heartbeat-packages-`);
@@ -195,13 +194,7 @@ for (const target of ["deno", "node"]) {
         container = await run("docker", "run", "--detach", "--publish", "127.0.0.1::8080", tag);
         const status = () =>
           run("docker", "inspect", "--format", "{{.State.Health.Status}}", container);
-        for (const startMs = performance.now(); await status() !== "healthy";) {
-          assert.ok(
-            performance.now() - startMs < PATIENCE_MS,
-            await run("docker", "logs", container),
-          );
-          await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-        }
+        await until(async () => await status() === "healthy", "healthy container", PATIENCE_MS);
         await assertAnswers(
           Number((await run("docker", "port", container, "8080/tcp")).split(":").at(-1)),
         );

@@ -6,11 +6,11 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
-import { after, test } from "node:test";
+import { after, before, test } from "node:test";
 import { promisify } from "node:util";
 import { docker, LOCKED, skip, TARGETS } from "../support/engine.ts";
 import {
@@ -21,6 +21,7 @@ import {
   missing,
   ROOT,
   type Runtime,
+  TEST_TIMEOUT_MS,
   until,
   untilPrinted,
   withRoutesOf,
@@ -36,6 +37,9 @@ after(async () => {
 });
 
 copyProject(COPY);
+before(async () => {
+  for (const { prepare } of WAYS) await run(prepare);
+});
 
 /** The blocks of a document's section, commands and output alike. */
 const blocks = (text: string, title: string) =>
@@ -75,9 +79,8 @@ test("each command of the start can be typed in cmd, PowerShell 5.1, sh and zsh"
   assert.doesNotMatch(commands, /&&|[;'`$\\<>|]| #|^#/m);
 });
 
-for (const { prepare, start, probe } of WAYS) {
+for (const { start, probe } of WAYS) {
   test(`${start} and ${probe} print what is shown`, async () => {
-    await run(prepare);
     const port = `${await freePort()}`;
     const env = { PORT: port };
     const program = launch(
@@ -213,8 +216,8 @@ for (
         program.kill("SIGKILL");
       }
     }
-    rmSync(`${COPY}/data`, { recursive: true });
-    mkdirSync(`${COPY}/data`);
+    const notes = readdirSync(`${COPY}/data`).filter((name) => name !== ".gitignore");
+    for (const name of notes) rmSync(`${COPY}/data/${name}`);
   });
 }
 
@@ -264,33 +267,37 @@ test("Ctrl-C on the terminal of npm start lets a request in flight finish", asyn
     'return c.text("whole"); });';
   writeFileSync(`${COPY}/main.ts`, withRoutesOf(main, route));
   // A terminal of its own: there npm passes the signal on beside the terminal.
-  const terminal = spawn("script", [
-    "--quiet",
-    "--return",
-    "--flush",
-    "--command",
-    "npm start",
-    "/dev/null",
-  ], {
+  const script = ["--quiet", "--return", "--flush", "--command", "npm start", "/dev/null"];
+  const terminal = spawn("script", script, {
     cwd: COPY,
     env: { ...process.env, PORT: `${port}`, HOST: "127.0.0.1" },
     stdio: ["pipe", "pipe", "inherit"],
   });
   let printed = "";
-  const shows = async (text: string) => {
-    while (!printed.includes(text)) await once(terminal.stdout, "data");
-  };
   terminal.stdout.on("data", (chunk) => {
     printed += chunk;
   });
   const exit = once(terminal, "exit");
-  await shows("Listening");
-  const slow = fetch(`http://127.0.0.1:${port}/slow`);
-  await shows("in flight");
-  terminal.stdin.write("\x03");
-  assert.equal(await (await slow).text(), "whole");
-  await exit; // the code is npm's own: 0, or at times that of the signal
-  await assert.rejects(fetch(`http://127.0.0.1:${port}/`), "nothing is left behind");
-  assert.match(printed, /Draining, requests in flight: 1/);
-  assert.doesNotMatch(printed, /Cut/);
+  const shows = (text: string) =>
+    until(
+      () => {
+        assert.equal(terminal.exitCode, null, printed);
+        return printed.includes(text);
+      },
+      text,
+      TEST_TIMEOUT_MS,
+    );
+  try {
+    await shows("Listening");
+    const slow = fetch(`http://127.0.0.1:${port}/slow`);
+    await shows("in flight");
+    terminal.stdin.write("\x03");
+    assert.equal(await (await slow).text(), "whole");
+    await exit; // the code is npm's own: 0, or at times that of the signal
+    await assert.rejects(fetch(`http://127.0.0.1:${port}/`), "nothing is left behind");
+    assert.match(printed, /Draining, requests in flight: 1/);
+    assert.doesNotMatch(printed, /Cut/);
+  } finally {
+    terminal.kill("SIGHUP"); // as a terminal that is closed
+  }
 });

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { test } from "node:test";
+import { before, test } from "node:test";
 import { promisify } from "node:util";
 import { allRuntimes, missing, type Service, untilPrinted } from "../support/harness.ts";
 import { assertUsed } from "./blocks.ts";
@@ -31,8 +31,11 @@ const noPromtool = !hasPromtool &&
   missing("no promtool (Debian: prometheus), so the metrics were not checked");
 
 let copy = "";
-test("recipes of middleware leave the gate green", async () => {
+before(async () => {
   copy = await makeCopy("middleware", RECIPES);
+});
+
+test("recipes of middleware leave the gate green", async () => {
   await assertGreen(copy);
 });
 

@@ -5,7 +5,7 @@ import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
 import { dirname } from "node:path";
 import process from "node:process";
-import { test } from "node:test";
+import { before, test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { WebSocket } from "ws";
 import {
@@ -45,8 +45,11 @@ const RECIPES = [
 const CLIENTS = 5;
 
 let copy = "";
-test("recipes of routes leave the gate green", async () => {
+before(async () => {
   copy = await makeCopy("routes", RECIPES);
+});
+
+test("recipes of routes leave the gate green", async () => {
   await assertGreen(copy);
 });
 
@@ -101,7 +104,7 @@ test("the blocks of these recipes were all used", () => assertUsed(RECIPES));
 
 /** The hash of a token, by the document's own lines. */
 async function hashOf(token: string): Promise<string> {
-  const lines = blocksOf("A request id and the user in the log", "sh");
+  const lines = [...blocksOf("A request id and the user in the log", "sh")];
   const PATH = `${dirname(denoPath())}:${dirname(process.execPath)}:${process.env.PATH}`;
   const print = (line: string) => shell(copy, line.replace("a-token", token), { PATH });
   const [onNode, onDeno] = await Promise.all(lines.map(print));

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { appendFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import process from "node:process";
-import { test } from "node:test";
+import { before, test } from "node:test";
 import {
   denoPath,
   type Env,
@@ -26,7 +26,7 @@ const NODE_26 = process.env.BENCH_NODE;
 const SLOW_MS = 2500;
 
 let copy = "";
-test("a copy with a variable and a slow route", async () => {
+before(async () => {
   copy = await makeCopy("start", ["A variable"]);
   addRoutes(
     copy,
@@ -40,10 +40,8 @@ test("a copy with a variable and a slow route", async () => {
 
 // ── Variables from a file ──
 
-const [onNode, onDeno] = blocksOf("Variables from a file", "sh").map((code) =>
-  code.trim().split("\n")
-);
-for (const line of [...onNode, ...onDeno]) {
+const [onNode, onDeno] = blocksOf("Variables from a file", "sh");
+for (const line of (onNode + onDeno).trim().split("\n")) {
   test(`${line}: the file's variables, unless they are set`, async () => {
     writeFileSync(`${copy}/.env`, "GREETING=from the file\nHOST=127.0.0.1\nPORT=0\n");
     await withLine(line, {}, async (program) => {
@@ -93,13 +91,13 @@ const STARTS: [name: string, line: string, node: string | undefined][] = [
   ["Deno", byDeno, process.execPath],
 ];
 
-test("PM2", async () => {
+before(async () => {
   await shell(FOLDER, `npm install --silent --no-save --prefix pm2 pm2@${PM2_VERSION}`);
 });
 
 for (const [name, line, node] of STARTS) {
   const skip = node === undefined && missing("BENCH_NODE names no Node.js 26 for PM2");
-  test(`${name}: PM2 starts the service, and a stop drains it`, { skip }, async () => {
+  test(`PM2 starts the service on ${name}, and a stop drains it`, { skip }, async () => {
     const port = await freePort();
     const PATH = [dirname(node!), dirname(denoPath()), `${FOLDER}/pm2/node_modules/.bin`];
     const env = {

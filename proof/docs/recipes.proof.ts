@@ -12,10 +12,16 @@ test(`no example is longer than ${LINES_MAX} lines`, () => {
   }
 });
 
-test("each recipe is run by a file of this folder", () => {
+test("each recipe is in a list of a file of this folder that uses all its blocks", () => {
   const files = readdirSync(import.meta.dirname).filter((name) => /^recipes-.+\.ts$/.test(name));
-  const texts = files.map((name) => readFileSync(`${import.meta.dirname}/${name}`, "utf8"));
-  for (const { recipe } of blocks) {
-    assert.ok(texts.some((text) => text.includes(`"${recipe}"`)), recipe);
-  }
+  const lists = files.flatMap((name) => {
+    const text = readFileSync(`${import.meta.dirname}/${name}`, "utf8");
+    assert.match(text, /assertUsed\(.*RECIPES/, name);
+    return [...text.matchAll(/^const (?:RECIPES|OF_IMAGES) = \[(.+?)\];$/gms)];
+  });
+  const listed = lists.flatMap(([, list]) =>
+    [...list.matchAll(/"(.+?)"/g)].map(([, name]) => name)
+  );
+  const recipes = new Set(blocks.map(({ recipe }) => recipe));
+  assert.deepEqual([...recipes].toSorted(), [...new Set(listed)].toSorted());
 });

@@ -10,8 +10,8 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { after, before } from "node:test";
 import { promisify } from "node:util";
+import { pathWith, removeCopies } from "../support/copies.ts";
 import {
-  denoPath,
   type Env,
   launch,
   ROOT,
@@ -39,6 +39,7 @@ before(() =>
   })
 );
 after(() => rmSync(FOLDER, { recursive: true, force: true }));
+after(removeCopies); // the folder of pathWith()
 
 /** Runs shell commands in a folder, of which none may fail. */
 export async function shell(
@@ -155,10 +156,11 @@ export const assertGreen = (copy: string, node?: string) =>
 /** As assertGreen, on a machine that has Deno alone: installs for one recipe, pastes another's. */
 export async function assertGreenOnDenoAlone(installs: string, pastes: string) {
   const copy = await unpack("deno-alone");
-  const PATH = `${dirname(denoPath())}:/usr/bin:/bin`;
-  const install = blocksOf(installs, "sh").find((code) => code.startsWith("deno "));
+  const PATH = pathWith("deno");
+  const [install] = blocksOf(installs, "sh", "deno ");
   await shell(copy, `deno task only-deno && ${install}`, { PATH });
-  addRoutes(copy, blocksOf(pastes, "ts")[0]);
+  const [routes] = blocksOf(pastes, "ts");
+  addRoutes(copy, routes);
   await shell(copy, "deno fmt --quiet && deno task check && deno task test", { PATH });
 }
 

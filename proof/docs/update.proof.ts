@@ -30,6 +30,10 @@ const NEXT = "99.0.0";
 const BRANCH = `heartbeat-${NEXT}`;
 const [UPDATE] = blocks("Take a newer version");
 const [, OLD] = /heartbeat ([\d.]+): /.exec(readFileSync(`${ROOT}/main.ts`, "utf8"))!;
+/** What each copy begins with. */
+const { dependencies } = JSON.parse(readFileSync(`${ROOT}/package.json`, "utf8"));
+/** What an owner holds Hono back at. Any version that is older does. */
+const OLD_HONO = "4.13.17";
 const OURS = "// The next version was here.\n";
 const ROUTE = `
   const { prices } = await import("./prices.ts");
@@ -40,19 +44,19 @@ const ROUTE = `
 const COMMANDS = {
   both: {
     only: "true",
-    packages: "npm install hono@4.13.17 zod",
+    packages: `npm install hono@${OLD_HONO} zod`,
     check: "npm run --silent check",
     manifest: "package.json",
   },
   node: {
     only: "node tools/only.mjs node",
-    packages: "npm install hono@4.13.17 zod",
+    packages: `npm install hono@${OLD_HONO} zod`,
     check: "npm run --silent check",
     manifest: "package.json",
   },
   deno: {
     only: "deno run -A tools/only.mjs deno",
-    packages: "deno add --quiet --save-exact npm:hono@4.13.17 npm:zod",
+    packages: `deno add --quiet --save-exact npm:hono@${OLD_HONO} npm:zod`,
     check: "deno task --quiet --frozen check",
     manifest: "deno.json",
   },
@@ -68,7 +72,7 @@ async function makeUpstream() {
   edit(UPSTREAM, "main.ts", `heartbeat ${OLD}: `, `heartbeat ${NEXT}: `);
   edit(UPSTREAM, "main.ts", /(?=\/\*\* Does what the arguments say)/, OURS);
   edit(UPSTREAM, "Dockerfile", /^ARG DENO_VERSION=.*$/m, "ARG DENO_VERSION=9.9.9");
-  edit(UPSTREAM, "package.json", /"@hono\/node-server": ".*"/, '"@hono/node-server": "2.1.8"');
+  edit(UPSTREAM, "package.json", /"@hono\/node-server": ".*"/, '"@hono/node-server": "1.0.0"');
   edit(UPSTREAM, "tools/package.json", /"@types\/node": ".*"/, '"@types/node": "^26.6.5"');
   for (const file of ["tools/dependencies.mjs", "test-deadline.ts"]) {
     writeFileSync(`${UPSTREAM}/${file}`, readFileSync(`${UPSTREAM}/${file}`, "utf8") + OURS);
@@ -131,6 +135,12 @@ async function runWorkflow(shop: string, kind: Kind): Promise<string> {
   return said;
 }
 
+/** The version of a package that a copy names, in package.json or in deno.json. */
+function versionIn(shop: string, manifest: string, name: string): string {
+  const text = readFileSync(`${shop}/${manifest}`, "utf8");
+  return new RegExp(`"${name}": "\\D*([\\d.]+)"`).exec(text)?.[1] ?? assert.fail(text);
+}
+
 before(async () => {
   await serveArchive();
   await makeUpstream();
@@ -165,8 +175,9 @@ for (const kind of KINDS) {
     assert.equal(has("tools/dependencies.mjs"), kind === "both");
     assert.equal(has("test-deadline.ts"), kind !== "node");
     // Our packages, or the owner's where they are higher; and the owner's own.
-    assert.match(read(manifest), /"hono": "\D*4\.13\.19"/);
-    assert.match(read(manifest), /"@hono\/node-server": "\D*2\.1\.9"/);
+    assert.equal(versionIn(shop, manifest, "hono"), dependencies.hono);
+    const name = "@hono/node-server";
+    assert.equal(versionIn(shop, manifest, name), dependencies[name]);
     assert.match(read(manifest), /"zod": /);
     await shell(shop, check, env());
     assert.match(await shell(shop, UPDATE, env()), /is the newest$/m);
@@ -197,7 +208,7 @@ for (const kind of KINDS) {
       assert.match(readFileSync(`${shop}/Dockerfile`, "utf8"), /^ARG DENO_VERSION=9\.9\.9$/m);
       const [, command] = /^Resolve the conflicts.* Then: (.+)$/m.exec(said) ?? assert.fail(said);
       await shell(shop, `${command} && git add --all && ${check}`, env());
-      assert.match(readFileSync(`${shop}/${manifest}`, "utf8"), /"hono": "\D*4\.13\.19"/);
+      assert.equal(versionIn(shop, manifest, "hono"), dependencies.hono);
     },
   );
 }

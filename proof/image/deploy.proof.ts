@@ -16,7 +16,7 @@ import {
   signalRuntime,
   skip,
 } from "../support/engine.ts";
-import { ROOT, until } from "../support/harness.ts";
+import { freePort, ROOT, until } from "../support/harness.ts";
 
 before(async () => {
   if (skip) return;
@@ -36,7 +36,7 @@ after(async () => {
 });
 
 test(
-  "docker compose up --build --wait comes back once the service is healthy",
+  "docker compose up --wait comes back once the service is healthy",
   { skip },
   async (t) => {
     const compose = ["compose", "--project-name", NAME];
@@ -77,14 +77,16 @@ const running = async () =>
 const containerOf = ({ ID }: Task) =>
   docker(["inspect", "--format", "{{.Status.ContainerStatus.ContainerID}}", ID]);
 
-/** How many tasks run. Each must be healthy by its own probe. */
-async function answering(): Promise<number> {
+/** Two tasks run, and each is healthy by its own probe. */
+async function assertTwoAnswer() {
   const up = await running();
+  assert.equal(up.length, 2);
+  await assertAnswer(await Promise.all(up.map(containerOf)));
+}
+
+async function assertAnswer(containers: string[]) {
   const probe = await probeCommand("deno");
-  await Promise.all(
-    up.map(async (task) => await docker(["exec", await containerOf(task), ...probe])),
-  );
-  return up.length;
+  await Promise.all(containers.map((container) => docker(["exec", container, ...probe])));
 }
 
 /** Deploys deploy/stack.yaml on a swarm of this test's own. */
@@ -95,10 +97,10 @@ async function withStack(body: () => Promise<void>) {
   try {
     const flags = ["--detach=true", "--resolve-image", "never"];
     const file = ["--compose-file", "deploy/stack.yaml"];
-    const env = { IMAGE: image("deno"), PUBLISHED_PORT: "18080" };
+    const env = { IMAGE: image("deno"), PUBLISHED_PORT: `${await freePort()}` };
     await docker(["stack", "deploy", ...flags, ...file, NAME], env);
     await until(async () => (await running()).length === 2, "two running tasks");
-    assert.equal(await answering(), 2);
+    await assertTwoAnswer();
     await body();
   } finally {
     await docker(["swarm", "leave", "--force"]);
@@ -117,23 +119,25 @@ async function replacesAWedgedReplica(t: TestContext) {
   say(t, `Swarm replaced a wedged replica ${tookS} s after it stopped answering`);
   const failed = (await tasks()).find(({ ID }) => ID === wedged.ID)!;
   assert.match(failed.Error, /unhealthy/);
-  assert.equal(await answering(), 2);
+  await assertTwoAnswer();
 }
 
 async function rollsBackABrokenUpdate(t: TestContext) {
-  const old = (await running()).map(({ ID }) => ID).sort();
+  const before = await running();
+  const ids = (tasks: Task[]) => tasks.map(({ ID }) => ID).sort().join();
+  const containers = await Promise.all(before.map(containerOf));
   const updateMs = performance.now();
   const change = ["--env-add", "PORT=9090", "--image", image("deno", "broken")];
   await docker(["service", "update", "--detach", "--no-resolve-image", ...change, SERVICE]);
   const status = await until(async () => {
     const format = ["--format", "{{json .UpdateStatus}}"];
     const { State } = JSON.parse(await docker(["service", "inspect", ...format, SERVICE])) ?? {};
-    assert.ok(await answering() >= 2, "the old tasks went on serving");
+    await assertAnswer(containers); // the old ones, whatever Swarm says of its tasks meanwhile
     return State === "rollback_completed" && State;
   }, "roll-back");
   say(t, `${status} ${((performance.now() - updateMs) / 1000).toFixed(1)} s after the update`);
-  assert.deepEqual((await running()).map(({ ID }) => ID).sort(), old);
-  assert.equal(await answering(), 2);
+  await until(async () => ids(await running()) === ids(before), "the same two tasks");
+  await assertTwoAnswer();
 }
 
 test(

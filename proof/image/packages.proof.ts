@@ -194,7 +194,7 @@ const COMPOSE = /^```yaml\n# compose\.yaml\n([^`]+build:\n +secrets:[^`]+)```$/m
 
 /** A folder and a home with the two files of the document, and a package of the registry. */
 async function teaFolder(address: string, home: string): Promise<string> {
-  const folder = buildFolder();
+  const folder = buildFolder(FOLDER);
   const [project, own] = SETTINGS.slice(1).map((line) =>
     line.replace("https:", "http:").replace("npm.acme.example", address).replace("the-token", TOKEN)
   );
@@ -239,7 +239,6 @@ test("both: a secret opens a private registry, and no image holds any of it", {
       await run("sh", ["-c", command], { cwd: folder, env: { ...process.env, HOME: home } });
       await assertTea(target, address);
     }
-    rmSync(folder, { recursive: true });
   });
 });
 
@@ -259,6 +258,5 @@ test("compose.yaml takes the secret, and builds the target that TARGET names", {
       await run("docker", ["compose", "build", "--quiet"], options);
       await assertTea(target, address);
     }
-    rmSync(folder, { recursive: true });
   });
 });

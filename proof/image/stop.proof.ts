@@ -22,6 +22,7 @@ import {
 } from "../support/engine.ts";
 import { launch, ROOT, until, untilPrinted, withRoutesOf } from "../support/harness.ts";
 
+const CONNECTIONS = 32;
 const ROUTES = `
 app.get("/slow", async (c) => { await sleep(1500); return c.text("whole"); });
 `;
@@ -72,19 +73,23 @@ for (const target of TARGETS) {
     await withContainer(target, flags, async (container) => {
       await health(container, "healthy");
       const load = launch(
-        ["--import", "tsx", "proof/support/load.ts", `${port}`, "32", "0", "1"],
+        ["--import", "tsx", "proof/support/load.ts", `${port}`, `${CONNECTIONS}`, "0", "1"],
         {},
       );
       await untilPrinted(load, () => load.stdout);
       await docker(["stop", container]);
       assert.equal((await inspect(container)).ExitCode, 0);
       assert.equal(await load.exit, 0, load.stderr);
-      const { answered } = JSON.parse(load.stdout.trim().split("\n").at(-1)!);
+      const { sent, answered, refused } = JSON.parse(load.stdout.trim().split("\n").at(-1)!);
       const lines = (await docker(["logs", container])).split("\n").filter((line) =>
         line.startsWith("{")
       );
       assert.equal(answered, lines.length, "each accepted request is answered");
-      say(t, `${answered} requests accepted and answered`);
+      assert.equal(refused, CONNECTIONS, "each connection ends by a refused one");
+      // The kernel resets what it took for the service and the service had not yet accepted.
+      const reset = sent - answered;
+      assert.ok(reset <= CONNECTIONS, `${reset} requests were lost without a line`);
+      say(t, `${answered} requests accepted and answered, ${reset} reset`);
     });
   });
 

@@ -9,6 +9,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import process from "node:process";
 import { test, type TestContext } from "node:test";
 import { WebSocket } from "ws";
@@ -40,13 +41,17 @@ function routesOf(target: Target): string {
 
 /** A copy of the project that the commands deploy, each version of it under a name of its own. */
 class Deployment {
-  readonly folder = mkdtempSync(`${ROOT}/.test-haproxy-`);
+  readonly folder = mkdtempSync(`${tmpdir()}/haproxy-`);
   readonly image: string;
   readonly target: Target;
 
   constructor(target: Target) {
     this.target = target;
     this.image = `${NAME}:${target}-haproxy`;
+  }
+
+  /** Copies the project, with timeouts that a test can wait for. */
+  prepare() {
     copyProject(this.folder);
     const file = readFileSync(`${this.folder}/${FILE}`, "utf8");
     const short = file.replaceAll(/(timeout (client|server)) 60s/g, `$1 ${TIMEOUT_S}s`);
@@ -88,9 +93,12 @@ class Deployment {
     this.shell(`docker compose --file ${FILE} logs --no-color --no-log-prefix ${service}`);
 
   async remove() {
-    await this.shell(`docker compose --file ${FILE} down --volumes --timeout 1`);
-    rmSync(this.folder, { recursive: true });
-    await removeImages();
+    try {
+      await this.shell(`docker compose --file ${FILE} down --volumes --timeout 1`);
+    } finally {
+      rmSync(this.folder, { recursive: true });
+      await removeImages();
+    }
   }
 }
 
@@ -102,6 +110,7 @@ for (const target of TARGETS) {
       assert.equal(COMMANDS.length, 4);
       const deployment = new Deployment(target);
       try {
+        deployment.prepare();
         const url = await deployment.start();
         await until(async () => await versionAt(url) === "0", "answer through HAProxy");
         await assertClient(deployment, url);

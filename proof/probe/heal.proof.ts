@@ -376,8 +376,7 @@ for (const target of TARGETS) {
         });
       }
       await withContainer(target, HEALING, async (container) => {
-        const { Health } = await health(container, "healthy");
-        assert.equal(Health.Log.length > 0, true);
+        await health(container, "healthy");
         // A child whose parent is gone becomes the init's.
         const orphan = target === "deno"
           ? [

@@ -143,8 +143,12 @@ test("--ping is 0 for a healthy instance and 1 with a reason for the rest", asyn
       HTTP_PROXY: proxy,
       http_proxy: proxy,
       ALL_PROXY: proxy,
+      HTTPS_PROXY: proxy,
       NODE_USE_ENV_PROXY: "1",
       NO_PROXY: "",
+      FORCE_COLOR: "1",
+      NODE_ENV: "test",
+      DEBUG: "*",
     };
     // Some versions of Node.js warn about what they are told to do.
     const { code, stdout } = await ping(misleading);
@@ -161,6 +165,9 @@ test("--ping is 0 for a healthy instance and 1 with a reason for the rest", asyn
     const late = "gave no HTTP response head within PING_TIMEOUT_MS=200";
     assert.equal(stderr, `unhealthy: ${url} ${late}\n`);
   });
+  const unheard = await run(["--ping"], { PORT: `${await freePort()}` });
+  assert.deepEqual([unheard.code, unheard.stdout], [1, ""]);
+  assert.match(unheard.stderr, /^unhealthy: [ -~]+refused[ -~]*\n$/i);
   const refused = await run(["--ping"], { PORT: "0" });
   assert.deepEqual([refused.code, refused.stdout], [1, ""]);
 });

@@ -1,7 +1,7 @@
 /** What `ready` says is what /readyz answers, and what the log tells. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { entries, sleep } from "../support/harness.ts";
+import { entries, until } from "../support/harness.ts";
 import { ask, get } from "../support/http.ts";
 import { onEveryRuntime } from "../support/subjects.ts";
 
@@ -34,11 +34,7 @@ async function askReady(port: number): Promise<string> {
 /** Lets `ready` say something else, and waits until /readyz does. */
 async function turn(port: number, mode: string, answer: string): Promise<void> {
   await ask(port, get(`/mode/${mode}`));
-  const startMs = performance.now();
-  while (await askReady(port) !== answer) {
-    assert.ok(performance.now() - startMs < TURN_MS, `${mode} is still not ${answer}`);
-    await sleep(50);
-  }
+  await until(async () => await askReady(port) === answer, `${answer} of ${mode}`, TURN_MS);
   await Promise.all([askReady(port), askReady(port), askReady(port)]);
 }
 

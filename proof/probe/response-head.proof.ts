@@ -34,11 +34,31 @@ test("a response head means the same however it is split", async () => {
     }\r\n${body}`;
     assert.equal(await readStatus(split(new TextEncoder().encode(text), places)), status);
   }));
+});
+
+test("bytes mean the same however they are split, and those of no head are refused", async () => {
+  const places = fc.array(fc.nat(), { maxLength: 20 });
+  const start = fc.constantFrom("HTTP/1.1 200", "HTTP/1.0 503", "HTTP/1.1 20", "HTTP/2 200", "");
+  const part = fc.constantFrom(" OK", "\r\n", "\r\n\r\n", "a: b", "0", "\0", "HTTP/1.1 404");
+  const text = fc.tuple(start, fc.array(part, { maxLength: 8 }));
+  let heads = 0;
   await fc.assert(
-    fc.asyncProperty(fc.uint8Array({ maxLength: 200 }), places, async (bytes, places) => {
-      const read = (places: number[]) =>
-        readStatus(split(bytes, places)).catch((error) => error instanceof Error);
-      assert.equal(await read(places), await read([]));
+    fc.asyncProperty(text, places, async ([start, parts], places) => {
+      const bytes = new TextEncoder().encode(start + parts.join(""));
+      const read = (places: number[]) => readStatus(split(bytes, places)).catch(() => "refused");
+      const whole = await read([]);
+      assert.equal(await read(places), whole);
+      if (whole !== "refused") heads += 1;
     }),
+    { numRuns: 500 },
+  );
+  assert.ok(heads > 0 && heads < 500, `${heads} of 500 were heads`);
+  await fc.assert(
+    fc.asyncProperty(
+      fc.uint8Array({ maxLength: 200 }),
+      places,
+      (bytes, places) =>
+        assert.rejects(readStatus(split(bytes, places)), /^Error: sent no HTTP response head/),
+    ),
   );
 });

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { assertOnlyEntries, entries, lineOf, untilPrinted } from "../support/harness.ts";
 import { ask, get } from "../support/http.ts";
-import { onEveryRuntime, onEverySubject } from "../support/subjects.ts";
+import { onEveryRuntime, onEverySubject, shareRoutes } from "../support/subjects.ts";
 
 const INTERNAL_ERROR = '{"error":"Internal Server Error"}';
 
@@ -109,67 +109,60 @@ const HEADERS: Record<string, [string, string]> = {
 };
 
 describe("what is thrown", () =>
-  onEveryRuntime(({ inRoutes }) => {
+  onEveryRuntime((on) => {
+    const service = shareRoutes(on, THROWING);
     for (const [asked, status, body, isError] of ANSWERS) {
       test(`${asked} is ${status} ${body}, with every header that was set`, async () => {
-        await inRoutes({}, THROWING, async (service) => {
-          const [method, path] = asked.split(" ");
-          const form = { body: "a=1&b=22222", headers: { Origin: "http://other.test" } };
-          const response = await fetch(`http://127.0.0.1:${service.port}${path}`, {
-            method,
-            ...method === "POST" ? form : {},
-            headers: { Origin: "http://other.test", "Content-Type": "text/plain" },
-          });
-          assert.deepEqual([response.status, await response.text()], [status, body]);
-          const { headers } = response;
-          const isJson = headers.get("Content-Type") === "application/json";
-          assert.equal(isJson, body.startsWith("{"));
-          assert.equal(headers.get("X-Rate-Limit"), "7");
-          assert.equal(headers.get("Access-Control-Allow-Origin"), "http://other.test");
-          assert.deepEqual(headers.getSetCookie(), ["kept=yes; Path=/"]);
-          assert.ok(headers.get("X-Request-Id"));
-          const [name, value] = HEADERS[asked] ?? ["X-Rate-Limit", "7"];
-          assert.equal(headers.get(name), value);
-          const { line, isError: wasError } = await lineOf(service, path);
-          assert.deepEqual([line.status, wasError], [status, isError]);
+        const [method, path] = asked.split(" ");
+        const form = { body: "a=1&b=22222", headers: { Origin: "http://other.test" } };
+        const response = await fetch(`http://127.0.0.1:${service().port}${path}`, {
+          method,
+          ...method === "POST" ? form : {},
+          headers: { Origin: "http://other.test", "Content-Type": "text/plain" },
         });
-      });
-    }
-
-    test("an error is logged with its cause and its place", async () => {
-      await inRoutes({}, THROWING, async (service) => {
-        await ask(service.port, get("/error"));
-        const { line } = await lineOf(service, "/error");
+        assert.deepEqual([response.status, await response.text()], [status, body]);
+        const { headers } = response;
+        const isJson = headers.get("Content-Type") === "application/json";
+        assert.equal(isJson, body.startsWith("{"));
+        assert.equal(headers.get("X-Rate-Limit"), "7");
+        assert.equal(headers.get("Access-Control-Allow-Origin"), "http://other.test");
+        assert.deepEqual(headers.getSetCookie(), ["kept=yes; Path=/"]);
+        assert.ok(headers.get("X-Request-Id"));
+        const [name, value] = HEADERS[asked] ?? ["X-Rate-Limit", "7"];
+        assert.equal(headers.get(name), value);
+        const { line, isError: wasError } = await lineOf(service(), path);
+        assert.deepEqual([line.status, wasError], [status, isError]);
+        if (path !== "/error") return;
         assert.deepEqual([line.error, line.cause], ["Error: SECRET", "Error: the cause"]);
         assert.match(`${line.stack}`, /main\.ts:\d+/);
       });
-    });
+    }
   }));
 
 /** Routes that read a body, and fail in other ways. */
 const READING = `
-app.post("/json", async (c) => c.json(await c.req.json()));
-app.post("/form", async (c) => c.json(Object.keys(await c.req.parseBody())));
-app.post("/form-data", async (c) => c.json([...(await c.req.formData()).keys()]));
-app.post("/own", async (c) => {
+app.post("/json/:id", async (c) => c.json(await c.req.json()));
+app.post("/form/:id", async (c) => c.json(Object.keys(await c.req.parseBody())));
+app.post("/form-data/:id", async (c) => c.json([...(await c.req.formData()).keys()]));
+app.post("/own/:id", async (c) => {
   await c.req.json();
   JSON.parse("{ of the user's own");
   return c.text("never");
 });
-app.post("/upstream", async (c) => {
+app.post("/upstream/:id", async (c) => {
   await c.req.json();
   await new Response("{ of another server").json();
   return c.text("never");
 });
-app.post("/upstream-of-text", async (c) => {
+app.post("/upstream-of-text/:id", async (c) => {
   await c.req.text();
   return c.json(await new Response("").json());
 });
-app.post("/bytes-and-json", async (c) => {
+app.post("/bytes-and-json/:id", async (c) => {
   await c.req.arrayBuffer();
   return c.json(await c.req.json());
 });
-app.post("/after", async (c) => {
+app.post("/after/:id", async (c) => {
   await c.req.parseBody();
   throw new SyntaxError("after a good body");
 });
@@ -200,24 +193,24 @@ const BODIES: [string, string, string, number][] = [
 ];
 
 describe("a malformed body is the client's fault", () =>
-  onEveryRuntime(({ isNode, inRoutes }) => {
+  onEveryRuntime((on) => {
+    const service = shareRoutes(on, READING);
     const bodies = [...BODIES];
     // Deno takes half a form for an empty one.
-    if (isNode) bodies.push(["/form", FORM_TYPE, FORM.slice(0, 60), 400]);
-    for (const [path, type, body, status] of bodies) {
-      test(`${path} of ${JSON.stringify(body.slice(0, 20))} is ${status}`, async () => {
-        await inRoutes({}, READING, async (service) => {
-          const url = `http://127.0.0.1:${service.port}${path}`;
-          const headers = { "Content-Type": type };
-          const response = await fetch(url, { method: "POST", headers, body });
-          assert.equal(response.status, status);
-          const text = await response.text();
-          if (status === 400) assert.equal(text, '{"error":"Malformed request body"}');
-          if (status === 500) assert.equal(text, INTERNAL_ERROR);
-          const { line, isError } = await lineOf(service, path);
-          assert.equal(isError, status === 500);
-          assert.equal(line.stack !== undefined, status === 500);
-        });
+    if (on.isNode) bodies.push(["/form", FORM_TYPE, FORM.slice(0, 60), 400]);
+    for (const [index, [route, type, body, status]] of bodies.entries()) {
+      test(`${route} of ${JSON.stringify(body.slice(0, 20))} is ${status}`, async () => {
+        const path = `${route}/${index}`; // a line of its own in the log
+        const url = `http://127.0.0.1:${service().port}${path}`;
+        const headers = { "Content-Type": type };
+        const response = await fetch(url, { method: "POST", headers, body });
+        assert.equal(response.status, status);
+        const text = await response.text();
+        if (status === 400) assert.equal(text, '{"error":"Malformed request body"}');
+        if (status === 500) assert.equal(text, INTERNAL_ERROR);
+        const { line, isError } = await lineOf(service(), path);
+        assert.equal(isError, status === 500);
+        assert.equal(line.stack !== undefined, status === 500);
       });
     }
   }));

@@ -14,6 +14,7 @@ import { assertHealthy } from "../support/health.ts";
 
 const REQUESTS = 1_000_000;
 const PROBES = 100;
+const CONNECTIONS = 64;
 
 /** Starts the load with the arguments that load.ts names. */
 function startLoad(...args: number[]) {
@@ -33,7 +34,7 @@ function define(runtime: Runtime): void {
   test(`${PROBES} probes are healthy under a load that saturates a core`, async (t) => {
     await withService({ ACCESS_LOG: "off" }, async ({ port }) => {
       let slowestMs = 0;
-      const loading = startLoad(port, 64, 0, 16);
+      const loading = startLoad(port, CONNECTIONS, 0, 16);
       try {
         await untilPrinted(loading, () => loading.stdout);
         for (let asked = 0; asked < PROBES; asked += 1) {
@@ -52,7 +53,7 @@ function define(runtime: Runtime): void {
   test(`${REQUESTS.toLocaleString("en")} requests are all answered`, async (t) => {
     await withService({ ACCESS_LOG: "off" }, async ({ port, kill, exit }) => {
       const startMs = performance.now();
-      const { sent, answered } = await load(port, 64, REQUESTS, 32);
+      const { sent, answered } = await load(port, CONNECTIONS, REQUESTS, 32);
       assert.deepEqual([sent, answered], [REQUESTS, REQUESTS]);
       t.diagnostic(`${Math.round(answered / (performance.now() - startMs))} in a millisecond`);
       kill("SIGTERM");
@@ -63,14 +64,18 @@ function define(runtime: Runtime): void {
   for (const DRAIN_DELAY_MS of ["0", "300"]) {
     test(`a stop answers all that it accepted, with a delay of ${DRAIN_DELAY_MS} ms`, async (t) => {
       await withService({ DRAIN_DELAY_MS }, async (service) => {
-        const loaded = load(service.port, 64, 0, 1);
+        const loaded = load(service.port, CONNECTIONS, 0, 1);
         await untilPrinted(service, () => service.stdout.length > 100_000 || undefined);
         service.kill("SIGTERM");
         assert.equal(await service.exit, 0, service.stderr);
-        const { answered } = await loaded;
+        const { sent, answered, refused } = await loaded;
         const accepted = service.stdout.split("\n").filter((line) => line.startsWith("{")).length;
         assert.equal(answered, accepted);
-        t.diagnostic(`${accepted} accepted, ${answered} answered`);
+        assert.equal(refused, CONNECTIONS, "each connection ends by a refused one");
+        // The kernel resets what it took for the service and the service had not yet accepted.
+        const reset = sent - answered;
+        assert.ok(reset <= CONNECTIONS, `${reset} requests were lost without a line`);
+        t.diagnostic(`${accepted} accepted and answered, ${reset} reset`);
       }, { runtime });
     });
   }

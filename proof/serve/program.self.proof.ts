@@ -92,7 +92,7 @@ test("a closed or full output changes no answer and no exit code of the probe", 
         assert.match(answer ?? "HTTP/1.1 200", /^HTTP\/1\.1 200/);
         assert.ok(performance.now() - startMs < TEST_TIMEOUT_MS);
       }
-      for (const unread of [">/dev/full", ">&-", ">/dev/full 2>&1"]) {
+      for (const unread of [">/dev/full", ">&-", ">&- 2>&-", ">/dev/full 2>&1"]) {
         assert.equal((await run(["--ping"], env, { output: unread })).code, 0);
       }
       service.kill("SIGTERM");

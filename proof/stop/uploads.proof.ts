@@ -1,7 +1,7 @@
 /** Uploads in a stop: those in flight are read to their end. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { Client, drain, untilPrinted } from "../support/harness.ts";
+import { Client, drain, TEST_TIMEOUT_MS, until, untilPrinted } from "../support/harness.ts";
 import { ask, get, post, split } from "../support/http.ts";
 import { onEveryRuntime, onEverySubject } from "../support/subjects.ts";
 
@@ -57,12 +57,13 @@ describe("the service of items", () =>
 
 /** Resolves once the service takes no new upload: its listener is closed, or answers 503. */
 async function refused(port: number): Promise<void> {
-  for (;;) {
+  const isRefused = async () => {
     const late = new Client(port).send(post("/late", 1, "x"));
     await late.until(/\r\n\r\n/).catch(() => {}); // a refused or closed connection
     late.socket.destroy();
-    if (late.received === "" || late.received.startsWith("HTTP/1.1 503")) return;
-  }
+    return late.received === "" || late.received.startsWith("HTTP/1.1 503");
+  };
+  await until(isRefused, "refused upload", TEST_TIMEOUT_MS);
 }
 
 const ROUTES = `

@@ -3,7 +3,7 @@
  * owner would. The archive is served on loopback; giget and the packages come from the registry.
  */
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
   existsSync,
@@ -28,6 +28,8 @@ export const FOLDER = mkdtempSync(`${tmpdir()}/heartbeat-copy-`);
 /** A copy for both runtimes, for Node.js alone and for Deno alone. */
 export const KINDS = ["both", "node", "deno"] as const;
 export type Kind = typeof KINDS[number];
+/** An install downloads packages, a gate runs all tests of a copy. */
+const COMMAND_TIMEOUT_MS = 300_000;
 type Env = Record<string, string>;
 
 /** Runs shell commands, none of which may fail, as a user without settings of the machine. */
@@ -52,6 +54,7 @@ export async function shell(cwd: string, commands: string, more: Env = {}): Prom
     cwd,
     env,
     maxBuffer: 1 << 26,
+    timeout: COMMAND_TIMEOUT_MS,
   });
   return stdout + stderr;
 }
@@ -89,20 +92,28 @@ export function packageCommands(row: string): { npm: string; deno: string } {
   return { npm: cells[1], deno: cells[2] };
 }
 
-/** The PATH of a machine that has a runtime or both, and everything else that this one has. */
+/**
+ * The PATH of a machine that has Deno alone, or Node.js alone: a copy for both has Deno from npm.
+ * It has everything else that this machine has.
+ */
 export function pathWith(kind: Kind): string {
   const folder = `${FOLDER}/path-${kind}`;
   if (existsSync(folder)) return folder;
   mkdirSync(folder);
   const hidden = kind === "deno" ? /^(node|nodejs|npm|npx|corepack|deno)$/ : /^deno$/;
+  const linked = new Set<string>();
   const folders = process.env.PATH!.split(":").filter((from) => !from.includes("node_modules"));
   for (const from of folders.filter((from) => existsSync(from))) {
     for (const name of readdirSync(from)) {
-      if (hidden.test(name) || existsSync(`${folder}/${name}`)) continue;
+      if (hidden.test(name) || linked.has(name)) continue;
+      linked.add(name);
       symlinkSync(`${from}/${name}`, `${folder}/${name}`);
     }
   }
   if (kind === "deno") symlinkSync(denoPath(), `${folder}/deno`);
+  const absent = kind === "deno" ? "node" : "deno";
+  const find = spawnSync("/bin/sh", ["-c", `command -v ${absent}`], { env: { PATH: folder } });
+  assert.notEqual(find.status, 0, `${absent} is on the PATH: ${find.stdout}`);
   return folder;
 }
 

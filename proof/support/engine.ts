@@ -37,10 +37,17 @@ export interface State {
 }
 
 export const run = promisify(execFile);
+/** A build downloads packages. */
+const COMMAND_TIMEOUT_MS = 300_000;
 
 /** Runs docker and gives its standard output; throws what it said on standard error. */
 export async function docker(args: string[], env: Record<string, string> = {}): Promise<string> {
-  const options = { env: { ...process.env, ...env }, cwd: ROOT, maxBuffer: 1 << 28 };
+  const options = {
+    env: { ...process.env, ...env },
+    cwd: ROOT,
+    maxBuffer: 1 << 28,
+    timeout: COMMAND_TIMEOUT_MS,
+  };
   return (await run("docker", args, options)).stdout.trim();
 }
 
@@ -63,9 +70,9 @@ const BUILD_FILES = [
   "package.json",
 ];
 
-/** A folder with the files that an image is made from. The caller removes it. */
-export function buildFolder(): string {
-  const folder = mkdtempSync(`${tmpdir()}/heartbeat-image-`);
+/** A folder with the files that an image is made from. The caller removes it, or its parent. */
+export function buildFolder(parent = tmpdir()): string {
+  const folder = mkdtempSync(`${parent}/heartbeat-image-`);
   for (const file of BUILD_FILES) cpSync(`${ROOT}/${file}`, `${folder}/${file}`);
   return folder;
 }

@@ -13,9 +13,10 @@ import { readdirSync } from "node:fs";
 import process from "node:process";
 import "./parent.js";
 
-const NODE = [process.execPath, "--import", "tsx", "--test"];
+const DEADLINE = "./support/deadline.js";
+const NODE = [process.execPath, "--import", "tsx", "--import", DEADLINE, "--test"];
 const COMMANDS = {
-  "--deno": ["deno", "test", "-A"],
+  "--deno": ["deno", "test", "-A", "--preload", DEADLINE],
   "--self": [...NODE, "--test-concurrency=2"],
 };
 

@@ -217,7 +217,14 @@ async function inContainer(target: string, volume: string, env: Env, body: Body)
 }
 
 /** One service for the tests of a group. A test leaves nothing that another would notice. */
-export function shareService({ inService }: Subject, env: Env = {}): () => Service {
+export const shareService = ({ inService }: Subject, env: Env = {}) =>
+  share((body) => inService(env, body));
+
+/** As shareService(), with routes of one's own. */
+export const shareRoutes = ({ inRoutes }: OnRuntime, routes: string) =>
+  share((body) => inRoutes({}, routes, body));
+
+function share(start: (body: Body) => Promise<void>): () => Service {
   let service: Service;
   let done: Promise<void>;
   let release = () => {};
@@ -226,7 +233,7 @@ export function shareService({ inService }: Subject, env: Env = {}): () => Servi
   });
   before(async () => {
     await new Promise<void>((resolve, reject) => {
-      done = inService(env, (started) => {
+      done = start((started) => {
         service = started;
         resolve();
         return released;
