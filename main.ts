@@ -45,8 +45,8 @@ export interface Tools {
   stopping: AbortSignal;
   /**
    * Adds fields to the request's line in the log. A field `error` sends the line to standard error.
-   * If it is an Error, the line gets its text, `cause` and `stack`; or `incomplete` alone, if the
-   * client had left.
+   * If it is an Error, the line gets its text, `cause` and `stack`. If the client had left, it gets
+   * `incomplete` in place of the error, because that is no failure of the service.
    */
   log(c: { env?: object }, fields: Record<string, unknown>): void;
 }
@@ -58,7 +58,10 @@ export interface Hooks {
    * The service is unready if it returns false, fails or takes longer than a second.
    */
   ready?(): unknown;
-  /** Called at the end. It may take the rest of SHUTDOWN_TIMEOUT_MS, and at least a second. */
+  /**
+   * Called at the end. It may take what the requests left of SHUTDOWN_TIMEOUT_MS, and always a
+   * second.
+   */
   close?(): unknown;
   /**
    * For Node.js, a WebSocketServer of `ws` with `noServer: true`:
@@ -142,8 +145,8 @@ function createReadyCheck(ready: () => unknown): () => Promise<boolean> {
 
 /**
  * Answers what a route threw: an HTTPException as it says, a malformed body with 400, anything else
- * with 500. The last is logged, and an HTTPException from 500 on. An `onError` of your own calls it
- * for what is not yours.
+ * with 500. Logs the last, and an HTTPException with a status of 500 or more. An `onError` of your
+ * own calls this for the errors that it does not handle.
  */
 export async function answerError(error: Error, c: Context): Promise<Response> {
   // By its shape, because a package may bring a second copy of the class.
@@ -175,18 +178,21 @@ const malformed = new WeakSet<Error>();
 /** Done once, however many applications the tests build. */
 let marking: Promise<void> | undefined;
 
-/** Makes Hono's requests note those errors, because their types alone do not tell them apart. */
+/**
+ * Makes Hono's requests add such errors to `malformed`, because a fault of a route throws the same
+ * types.
+ */
 async function markMalformedBodies(): Promise<void> {
   const { HonoRequest } = await import("hono/request");
-  const mark = (error: Error): never => {
-    // Any other error is one of reading the body, not of parsing it.
-    if (error instanceof SyntaxError || error instanceof TypeError) malformed.add(error);
-    throw error;
-  };
+  // The type that each throws if it cannot parse. Any other comes from reading the body.
+  const types = { json: SyntaxError, formData: TypeError, parseBody: TypeError };
   for (const name of ["json", "formData", "parseBody"] as const) {
     const parse = HonoRequest.prototype[name] as (...args: unknown[]) => Promise<unknown>;
     const parseAndMark = function (this: HonoRequest, ...args: unknown[]) {
-      return parse.apply(this, args).catch(mark);
+      return parse.apply(this, args).catch((error) => {
+        if (error instanceof types[name]) malformed.add(error);
+        throw error;
+      });
     };
     Object.defineProperty(HonoRequest.prototype, name, { value: parseAndMark });
   }
@@ -293,15 +299,16 @@ function discardUnread(request: Request, response: Response): void {
   discard(body);
 }
 
-/** Reads a body to its end for nothing. */
+/** Reads a body to its end, and throws the data away. */
 function discard(body: ReadableStream): void {
   body.pipeTo(new WritableStream()).catch(() => {});
 }
 
 /**
- * Shows a HEAD to Hono's dispatch as a GET. For a HEAD Hono runs the GET's route, and then drops
- * the response's body: an event stream never ends, and Deno sends a length of 0 (no upstream issue
- * yet). The dispatch is the first that looks at the method. Everything later sees HEAD.
+ * Shows a HEAD to Hono's dispatch as a GET. For a HEAD Hono runs the GET's route, and drops the
+ * response's body without cancelling it (no upstream issue yet). So an event stream would go on for
+ * ever, and Deno would send a length of 0. The next look at the method is the dispatch's, and gets
+ * GET. Every later one gets HEAD.
  */
 function showAsGet(request: Request): void {
   let isDispatched = false;
@@ -426,7 +433,7 @@ function print(text: string, write: (text: string) => unknown = runtime.writeOut
 
 // ── The server ──
 
-/** The shortest time that `close` gets. */
+/** The shortest time that the `close` of a service gets. */
 const CLOSE_MIN_MS = 1000;
 
 /** A listening server. `close` stops accepting, and resolves once nothing is in flight. */
@@ -565,7 +572,7 @@ const WILDCARD_PATTERN = /^[0.:]+$/;
 /** What a probe found, in one word and in one line of text. */
 export interface Finding {
   /**
-   * `refused`: nothing listens yet, or any more. Such a service is unhealthy, but not healed.
+   * `refused`: nothing listens yet, or any more. It is reported as unhealthy, and ends no service.
    * `unavailable`: the machine has no such address.
    */
   outcome: "healthy" | "unhealthy" | "refused" | "unavailable";
@@ -651,7 +658,10 @@ export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<num
 
 /** What one probe tells the next: the start of process 1, the failures in a row, since when. */
 const STREAK_FILE = "/dev/shm/heartbeat-streak";
-/** At this failure Docker calls a container unhealthy. Only a later one may end the service. */
+/**
+ * Docker calls a container unhealthy after this many failed probes in a row. Only a later failed
+ * probe may end the service.
+ */
 const DOCKER_RETRIES = 3;
 const INIT_PATTERN = /(^|\/)(tini|docker-init|dumb-init|catatonit)$/;
 /** A command line begins with an emulator if the image is for another architecture. */
@@ -668,7 +678,7 @@ export function heal(finding: Finding, healAfterMs: number): string | void {
     const starttime = readStarttime();
     if (finding.outcome === "healthy") return runtime.writeFile(STREAK_FILE, starttime);
     if (finding.outcome === "refused") return "not counted: nothing listens";
-    if (!isInitOurs()) return "refused: process 1 is not this container's init";
+    if (!isInitOurs()) return "not counted: process 1 is not this container's init";
 
     const nowMs = readUptimeMs();
     const streak = readStreak(starttime, nowMs);
@@ -753,7 +763,7 @@ export function isInitOf(program: string, args: string[]): boolean {
 
 /**
  * Writes why the service ends to the container's log, which the probe's own output does not reach.
- * Never waits (a full pipe), and never fails (a closed pipe, another user's).
+ * Does not wait if the pipe is full. Does not throw if the pipe is closed or another user's.
  *
  * @param healed What the probe found, and what it did
  */
@@ -769,15 +779,20 @@ function leaveTrace(healed: string): void {
 /**
  * The state of the service, which runs below one or two inits. An endless loop is `R (running)`, a
  * wait `S (sleeping)`, a SIGSTOP `T (stopped)`.
+ *
+ * @returns Nothing if the kernel does not tell
  */
 function readState(): string | undefined {
-  const program = runtime.entry();
-  let id = "1";
-  while (isInitOf(program, readCommandLine(id))) {
-    [id] = runtime.readFile(`/proc/${id}/task/${id}/children`).split(" ");
+  try {
+    let id = "1";
+    while (isInitOf(runtime.entry(), readCommandLine(id))) {
+      [id] = runtime.readFile(`/proc/${id}/task/${id}/children`).split(" ");
+    }
+    const [, state] = /^State:\t(.*)$/m.exec(runtime.readFile(`/proc/${id}/status`)) ?? [];
+    return state;
+  } catch {
+    return undefined;
   }
-  const [, state] = /^State:\t(.*)$/m.exec(runtime.readFile(`/proc/${id}/status`)) ?? [];
-  return state;
 }
 
 /**
@@ -910,7 +925,7 @@ interface Runtime {
     request: string,
     signal: AbortSignal,
   ): AsyncIterable<Uint8Array>;
-  /** Whether what was thrown comes from a client that left. Each runtime tells by one argument. */
+  /** Whether a client had left. Node.js decides from `env` alone, Deno from `thrown` alone. */
   hasClientLeft(env: object | undefined, thrown: unknown): boolean;
   /** Checks a response and makes it safe to send; throws for one that cannot be sent. */
   prepare(response: Response, env: object, isDraining: boolean): Response;
@@ -962,7 +977,10 @@ function node(): Runtime {
   };
 }
 
-/** Finds the file of the program through links, without its ending (tsx), and behind PM2. */
+/**
+ * Finds the file of the program. Follows links. Adds `.ts` where the command line left it out, as
+ * tsx allows. Under PM2 takes PM2's variable.
+ */
 function realEntryOnNode(): string {
   const { existsSync, realpathSync } = process.getBuiltinModule("node:fs");
   let path = `${process.argv[1]}`;
@@ -981,7 +999,7 @@ async function listenOnNode(
   const { createAdaptorServer } = await import("@hono/node-server");
   // A failed write to the log does not end the service.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-  // Node.js 22.21, 24.9 and later ask it whether to take an upgrade; others take each.
+  // Node.js 22.21, 24.9 and later call it to decide on an upgrade. Others take each upgrade.
   const upgrades = websocket && { shouldUpgradeCallback: isWebSocket };
   const server = createAdaptorServer({
     websocket,
@@ -1149,9 +1167,15 @@ function refuseOtherUpgrades(server: HttpServer): void {
 
 /** Header values that `Headers` takes, and that end Deno with a panic (no upstream issue yet). */
 const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
-/** A URL with one path segment and no query: its Host field cannot have added a path or a query. */
+/**
+ * Deno makes the URL of the Host field and the path. A Host field that holds a path makes a URL of
+ * two segments or with a query, so any other URL is safe.
+ */
 const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
-/** Deno tells only by these texts that a client left. In an error of fetch() its cause has it. */
+/**
+ * Deno tells only by these texts that a client left. If a route passes the body on by fetch(), the
+ * text is in the `cause` of fetch's error.
+ */
 const CLIENT_LEFT_PATTERN =
   /^(BadResource|Http): .+ body|^Error: (Cannot read request|unexpected EOF .+ HTTP\/1) body/;
 /** The time between two attempts to listen again. */
@@ -1189,7 +1213,7 @@ function deno(): Runtime {
       const connection = await Deno.connect({ hostname, port, signal });
       signal.addEventListener("abort", () => connection.close());
       await connection.write(new TextEncoder().encode(request));
-      // connection.readable would make the probe a quarter dearer.
+      // connection.readable would make the probe take a quarter more CPU time.
       const chunk = new Uint8Array(HEAD_LIMIT_BYTES);
       let size = await connection.read(chunk);
       while (size) {
@@ -1223,7 +1247,8 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
     if (hasPathInHost(request)) return refuse(request, 400);
     if (request.method !== "GET" && request.method !== "HEAD") {
-      if (isClosing) return refuse(request, 503); // it still accepts, because of earlier uploads
+      // close() waits for earlier uploads, and accepts until then. A new one would prolong that.
+      if (isClosing) return refuse(request, 503);
       uploads.up();
       info.completed.then(uploads.down, uploads.down);
     }

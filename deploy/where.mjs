@@ -2,16 +2,17 @@
  * Prints the call stack of a running service as its source has it: functions, files and lines.
  * Runs inside the container, by the service's own runtime, which reads it from standard input:
  *
- *     docker exec -i shop /bin/node - <deploy/where.mjs
- *     docker exec -i shop /bin/deno run -q -A --no-config - <deploy/where.mjs
+ *     docker compose exec -T app /bin/node - <deploy/where.mjs
+ *     docker compose exec -T app /bin/deno run -q -A --no-config - <deploy/where.mjs
  *
- * The service's inspector has to be open: docs/recipes.md, "Find what wedges it".
+ * Deno's inspector has to be open from the start: docs/recipes.md, "Find what wedges it".
  */
 import { existsSync, readFileSync } from "node:fs";
 import process from "node:process";
 
 const INSPECTOR_URL = "http://127.0.0.1:9229/json/list";
 const TIMEOUT_MS = 5000;
+const POLL_MS = 50;
 const FRAMES_MAX = 10;
 const BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 /** One number of a mapping. A digit from 32 on, such as "g", is followed by a further one. */
@@ -66,20 +67,33 @@ function fail(text) {
   process.exit(1);
 }
 
+/**
+ * Opens the inspector of Node.js. The init passes the signal on. `docker kill` would send it, too,
+ * but then Docker restarts the container no more.
+ */
+function openInspector() {
+  if (!("Deno" in globalThis)) process.kill(1, "SIGUSR1");
+}
+
+/** Asks for the address of the inspector until it answers. */
 async function findInspector() {
   try {
     const [{ webSocketDebuggerUrl }] = await (await fetch(INSPECTOR_URL)).json();
     return webSocketDebuggerUrl;
   } catch (error) {
-    fail(
-      `Cannot reach the inspector at ${INSPECTOR_URL}: ${error.cause?.message ?? error.message}`,
-    );
+    late = `Cannot reach the inspector at ${INSPECTOR_URL}: ${
+      error.cause?.message ?? error.message
+    }`;
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    return await findInspector();
   }
 }
 
-const late = `No JavaScript ran within ${TIMEOUT_MS} ms: the service waits, or is stopped`;
+let late = "";
 setTimeout(() => fail(late), TIMEOUT_MS);
+openInspector();
 const socket = new WebSocket(await findInspector());
+late = `No JavaScript ran within ${TIMEOUT_MS} ms: the service waits, or is stopped`;
 /** The address of each script, by its id. */
 const urls = new Map();
 socket.onopen = () => {

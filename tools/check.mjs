@@ -26,7 +26,7 @@ const STEPS = [
 /** Runs a step and returns its exit code. By a shell, because Windows finds commands only so. */
 function run({ needs, command, instead, mend }) {
   if (needs && !existsSync(needs)) return 0;
-  const env = { ...process.env, CI: "true" }; // the locks are checked, not mended
+  const env = { ...process.env, CI: "true", NO_COLOR: "1" }; // the locks are checked, not mended
   const { status, stdout, stderr } = spawnSync(command, { shell: true, encoding: "utf8", env });
   if (status === 0) return 0;
   const said = `${stdout}${stderr}`.trim();

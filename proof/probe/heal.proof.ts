@@ -334,7 +334,7 @@ for (const target of TARGETS) {
             await until(
               async () =>
                 (await outputs(container)).at(-1)!.includes(
-                  "; refused: process 1 is not this container's init",
+                  "; not counted: process 1 is not this container's init",
                 ),
               "refusal",
             );
