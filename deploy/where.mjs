@@ -83,17 +83,18 @@ async function findInspector() {
   } catch (error) {
     late = `Cannot reach the inspector at ${INSPECTOR_URL}: ${
       error.cause?.message ?? error.message
-    }`;
+    }. docs/recipes.md says how it is opened: "Find what wedges it"`;
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     return await findInspector();
   }
 }
 
-let late = "";
+const stuck = `No JavaScript ran within ${TIMEOUT_MS} ms: the service waits, or is stopped`;
+let late = stuck;
 setTimeout(() => fail(late), TIMEOUT_MS);
 openInspector();
 const socket = new WebSocket(await findInspector());
-late = `No JavaScript ran within ${TIMEOUT_MS} ms: the service waits, or is stopped`;
+late = stuck;
 /** The address of each script, by its id. */
 const urls = new Map();
 socket.onopen = () => {

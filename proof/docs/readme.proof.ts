@@ -156,8 +156,8 @@ function moveIn() {
   const route = /^ +app\.get\("\/", .+\n/m.exec(readFileSync(`${ROOT}/main.ts`, "utf8"))![0];
   edit("main.ts", route.trim(), `${route.trim()}\n\n${service}`);
   writeFileSync(`${COPY}/notes.test.ts`, example);
-  const permission = (pattern: RegExp) => pattern.exec(README.replaceAll("\n", " "))![1];
-  edit("deno.json", '"read": ["static"]', permission(/`("read": [^`]+)` in `deno.json`/));
+  const [, permissions] = /^```jsonc\n(.+?)\n```$/ms.exec(README)!;
+  edit("deno.json", '"read": ["static"]', permissions.replace("\n", "\n      "));
 }
 
 const sqlite = process.env.BENCH_NODE;
