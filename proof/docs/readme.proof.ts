@@ -37,10 +37,6 @@ after(async () => {
 });
 
 copyProject(COPY);
-before(async () => {
-  for (const { prepare } of WAYS) await run(prepare);
-});
-
 /** The blocks of a document's section, commands and output alike. */
 const blocks = (text: string, title: string) =>
   [...text.split(`\n## ${title}\n`)[1].split("\n## ")[0].matchAll(/^```(?:sh)?\n(.+?)\n```$/gms)]
@@ -73,6 +69,10 @@ async function run(command: string, env: Record<string, string> = {}): Promise<s
   return (await promisify(execFile)("bash", ["-ec", command], { cwd: COPY, env: inherited })).stdout
     .trim();
 }
+
+before(async () => {
+  for (const { prepare } of WAYS) await run(prepare);
+});
 
 test("each command of the start can be typed in cmd, PowerShell 5.1, sh and zsh", () => {
   const commands = [START, START_ON_DENO, TRY, TRY_ON_DENO, SHIP].join("\n");

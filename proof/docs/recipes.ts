@@ -8,7 +8,7 @@ import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
-import { after, before } from "node:test";
+import { after } from "node:test";
 import { promisify } from "node:util";
 import { pathWith, removeCopies } from "../support/copies.ts";
 import {
@@ -33,11 +33,15 @@ export const STOP_MAX_MS = 3_000;
 export const FOLDER = realpathSync(mkdtempSync(`${tmpdir()}/heartbeat-recipes-`));
 /** What an owner starts from. */
 const ARCHIVE = `${FOLDER}/archive.tar`;
-before(() =>
-  shell(ROOT, `git add --all && git archive --output="${ARCHIVE}" "$(git write-tree)"`, {
-    GIT_INDEX_FILE: `${FOLDER}/index`,
-  })
-);
+/** Made at the first call, because Node.js 20 does not wait for one hook before the next. */
+let archived: Promise<unknown> | undefined;
+
+function makeArchive(): Promise<unknown> {
+  const lines = `git add --all && git archive --output="${ARCHIVE}" "$(git write-tree)"`;
+  archived ??= shell(ROOT, lines, { GIT_INDEX_FILE: `${FOLDER}/index` });
+  return archived;
+}
+
 after(() => rmSync(FOLDER, { recursive: true, force: true }));
 after(removeCopies); // the folder of pathWith()
 
@@ -64,6 +68,7 @@ export async function shell(
 export async function unpack(name: string): Promise<string> {
   const copy = `${FOLDER}/${name}`;
   mkdirSync(copy);
+  await makeArchive();
   await shell(copy, `tar -xf "${ARCHIVE}"`);
   return copy;
 }
