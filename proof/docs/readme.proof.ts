@@ -66,7 +66,10 @@ const PATH = `${dirname(deno)}:${process.env.PATH}`;
 async function run(command: string, env: Record<string, string> = {}): Promise<string> {
   const inherited: NodeJS.ProcessEnv = { ...process.env, PATH, NO_COLOR: "1", ...env };
   delete inherited.NODE_TEST_CONTEXT; // with it Node.js runs no test inside a test
-  return (await promisify(execFile)("bash", ["-ec", command], { cwd: COPY, env: inherited })).stdout
+  return (await promisify(execFile)("bash", ["--norc", "-ec", command], {
+    cwd: COPY,
+    env: inherited,
+  })).stdout
     .trim();
 }
 

@@ -57,7 +57,7 @@ export async function shell(
   delete env.NODE_TEST_CONTEXT; // with it Node.js runs no test inside a test
   delete env.CI; // an owner's install mends a lock, and only checks it in CI
   const options = { cwd, env, maxBuffer: 1 << 26, timeout: COMMAND_TIMEOUT_MS };
-  const run = promisify(execFile)("bash", ["-euo", "pipefail", "-c", commands], options);
+  const run = promisify(execFile)("bash", ["--norc", "-euo", "pipefail", "-c", commands], options);
   const { stdout, stderr } = await run.catch((error) =>
     assert.fail(`${commands}\n${error.stdout}${error.stderr}`)
   );
