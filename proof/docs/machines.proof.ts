@@ -33,11 +33,19 @@ test("each script of package.json reads the same in cmd and in sh", () => {
     }
   }
   assert.match(read("exec.cmd"), /^@rem .+\n@%\*\n$/, "cmd finds exec as this file");
+  assert.match(read(".dockerignore"), /^exec\.cmd$/m, "no image holds it");
 });
 
 test("no task of deno.json needs a shell of the machine", () => {
   const tasks = JSON.parse(read("deno.json")).tasks as Record<string, string>;
-  for (const [name, task] of Object.entries(tasks)) assert.match(task, /^\(?deno /, name);
+  for (const [name, task] of Object.entries(tasks)) {
+    assert.match(task, /^\(?deno /, name);
+    assert.doesNotMatch(task, /\b(ba|z|da)?sh\b/, name);
+  }
+});
+
+test("tools/package.json has the version without which Yarn 1 installs nothing", () => {
+  assert.match(JSON.parse(read("tools/package.json")).version, /^\d+\.\d+\.\d+$/);
 });
 
 for (const command of ["npm start", "deno task start"]) {

@@ -167,6 +167,8 @@ test("kubernetes.yaml is valid by its schema, and as strict as the container", a
   documents.forEach((document, i) => new models[i](document).validate());
   assert.throws(() => new Deployment({ ...documents[0], spec: { replicas: "two" } }).validate());
 
+  assert.equal(documents[0].spec.strategy.type, "RollingUpdate");
+  assert.equal(documents[2].spec.unhealthyPodEvictionPolicy, "AlwaysAllow");
   const { spec } = documents[0].spec.template;
   const [container] = spec.containers;
   assert.deepEqual(container.securityContext, {

@@ -68,7 +68,7 @@ for (const target of TARGETS) {
     },
   );
 
-  test(`${target}: docker stop under load loses no request`, { skip }, async (t) => {
+  test(`${target}: docker stop under load answers each accepted request`, { skip }, async (t) => {
     const { port, flags } = await onHostNetwork();
     await withContainer(target, flags, async (container) => {
       await health(container, "healthy");
