@@ -193,7 +193,7 @@ async function assertPush(service: Service) {
   assert.equal(service.stderr, "");
 }
 
-/** Shows that a stop ends what is endless, in time and cleanly, also where it begins in the stop. */
+/** Shows that a stop ends what is endless, in time and cleanly, also what begins in the stop. */
 async function assertEnds(service: Service) {
   const busy = new Client(service.port).send(post("/orders", 2, "1")); // it holds the stop
   const late = new Client(service.port).get("/healthz");
