@@ -2,17 +2,19 @@
  * Holds that one statement does one thing. `npm run check` runs it from the root, for the file that
  * owners read, its test and the proof.
  */
+import { readFileSync } from "node:fs";
 import { defineConfig } from "eslint/config";
 import { parser } from "typescript-eslint";
 
-const LINE_COLUMNS = 100;
+const EDITORCONFIG = new URL("../.editorconfig", import.meta.url);
+const [, LINE_COLUMNS] = /^max_line_length = (\d+)$/m.exec(readFileSync(EDITORCONFIG, "utf8"));
 const DEPTH = 4;
 const FUNCTION_LINES = 50;
 const TEST_LINES = 60;
 
 // Selectors name children, because descendants would flag what an innocent callback does.
 const HOLDER = ":matches(ArrayExpression, CallExpression, NewExpression, SpreadElement)";
-const CALL = ":matches(CallExpression, AwaitExpression)";
+const CALL = ":matches(CallExpression, AwaitExpression, ChainExpression)";
 const CHAIN = "CallExpression[callee.property.name=/^(then|catch|finally)$/]";
 /** A call that happens under a condition, as the child of an expression. */
 const CONDITIONAL_CALLS = [
@@ -37,6 +39,11 @@ const RESTRICTED_SYNTAX = [
   {
     selector: `LogicalExpression > AwaitExpression.left > ${CHAIN}`,
     message: "A promise chain hides a `try` and its `catch`.",
+  },
+  {
+    // A function's own block, and DEPTH below it. max-depth begins anew in each callback.
+    selector: "BlockStatement ".repeat(1 + DEPTH + 1).trim(),
+    message: `More than ${DEPTH} levels deep, callbacks included.`,
   },
 ];
 
@@ -85,7 +92,7 @@ export default defineConfig(
     plugins: { proof: { rules: { length: proofLength } } },
     rules: {
       "max-depth": ["error", DEPTH],
-      "max-len": ["error", LINE_COLUMNS, { ignoreUrls: true }],
+      "max-len": ["error", Number(LINE_COLUMNS), { ignoreUrls: true }],
       "max-lines-per-function": ["error", builtIn],
       "no-cond-assign": ["error", "always"],
       "no-multi-assign": "error",

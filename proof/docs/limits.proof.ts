@@ -432,18 +432,23 @@ test("each row of the document is a case here, or not run for a reason", () => {
   assert.deepEqual(known.filter((limit) => !rows.some((row) => row.startsWith(limit))), []);
 });
 
+/** Shows that a limit holds, and closes the connection that it used. */
+async function assertHolds(service: Service, holds: Limit["holds"]) {
+  const client = new Client(service.port);
+  try {
+    await holds(service, client);
+  } finally {
+    client.socket.destroy();
+  }
+}
+
 for (const runtime of allRuntimes()) {
   describe(`known limits, ${runtime.name}`, () => {
     for (const { limit, routes = "", holds } of LIMITS.filter(({ on }) => on(runtime))) {
       test(limit, async () => {
-        await withRoutes(HELD, ROUTES + routes, async (service) => {
-          const client = new Client(service.port);
-          try {
-            await holds(service, client);
-          } finally {
-            client.socket.destroy();
-          }
-        }, { runtime });
+        await withRoutes(HELD, ROUTES + routes, (service) => assertHolds(service, holds), {
+          runtime,
+        });
       });
     }
   });

@@ -162,11 +162,12 @@ onEveryRuntime(({ isNode, inRoutes }) => {
       await withUpstream((env) =>
         inRoutes({ DRAIN_DELAY_MS: "60000", ...env }, routes, async (service) => {
           if (when) await drain(service);
+          const checkByTalk = async (path: string) => {
+            service.stderr = "";
+            await check(service, path, "1.1", await talk(service.port, get(path)));
+          };
           for (const path of PATHS) {
-            await t.test(`${path} over HTTP/1.1`, async () => {
-              service.stderr = "";
-              await check(service, path, "1.1", await talk(service.port, get(path)));
-            });
+            await t.test(`${path} over HTTP/1.1`, () => checkByTalk(path));
           }
           service.stderr = "";
           const talks = await talkByDeno(service.port, PATHS.map((path) => get(path, "1.0")));

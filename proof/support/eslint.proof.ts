@@ -45,6 +45,7 @@ const VIOLATIONS: [string, string][] = [
   ["const y = [c ? g() : 0];", "no-restricted-syntax"],
   ["const y = [...c ? g() : []];", "no-restricted-syntax"],
   ["f(c && g());", "no-restricted-syntax"],
+  ["f(c && g?.());", "no-restricted-syntax"],
   ["f(c ?? g());", "no-restricted-syntax"],
   ["f(c ? 0 : g());", "no-restricted-syntax"],
   ["f(new F(c || g()));", "no-restricted-syntax"],
@@ -53,6 +54,11 @@ const VIOLATIONS: [string, string][] = [
   ["p.then(() => x || y());", "no-restricted-syntax"],
   ["p.catch((e) => e.code ? y() : 0);", "no-restricted-syntax"],
   ["async function f() { return await p.catch(g) ?? {}; }", "no-restricted-syntax"],
+  // Five levels below a function's own, of which callbacks are some.
+  [
+    `function f() {${" g(() => { if (a) {".repeat(2)} { h(); } ${"} });".repeat(2)} }`,
+    "no-restricted-syntax",
+  ],
 ];
 
 for (const [text, rule] of VIOLATIONS) {
