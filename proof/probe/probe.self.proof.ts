@@ -155,6 +155,14 @@ test("--ping is 0 for a healthy instance and 1 with a reason for the rest", asyn
     assert.deepEqual([code, stdout], [healthy.code, healthy.stdout]);
     assert.deepEqual(await ping({ HOST: "0.0.0.0" }), healthy);
   });
+  const unheard = await run(["--ping"], { PORT: `${await freePort()}` });
+  assert.deepEqual([unheard.code, unheard.stdout], [1, ""]);
+  assert.match(unheard.stderr, /^unhealthy: [ -~]+refused[ -~]*\n$/i);
+  const refused = await run(["--ping"], { PORT: "0" });
+  assert.deepEqual([refused.code, refused.stdout], [1, ""]);
+});
+
+test("--ping does not hang where a server accepts and never answers", async () => {
   await withFake(() => {}, async (port) => {
     const { code, stdout, stderr } = await run(["--ping"], {
       PORT: `${port}`,
@@ -165,9 +173,4 @@ test("--ping is 0 for a healthy instance and 1 with a reason for the rest", asyn
     const late = "gave no HTTP response head within PING_TIMEOUT_MS=200";
     assert.equal(stderr, `unhealthy: ${url} ${late}\n`);
   });
-  const unheard = await run(["--ping"], { PORT: `${await freePort()}` });
-  assert.deepEqual([unheard.code, unheard.stdout], [1, ""]);
-  assert.match(unheard.stderr, /^unhealthy: [ -~]+refused[ -~]*\n$/i);
-  const refused = await run(["--ping"], { PORT: "0" });
-  assert.deepEqual([refused.code, refused.stdout], [1, ""]);
 });

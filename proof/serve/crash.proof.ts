@@ -1,4 +1,4 @@
-/** A crash of the user's code loses no line of the log. */
+/** A crash of the user's code loses no line of a request that is over. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { entries } from "../support/harness.ts";

@@ -71,7 +71,10 @@ app.get("/client", () => { throw new HTTPException(409, { message: "no" }); });
 app.get("/server", () => { throw new HTTPException(503, { message: "not now" }); });
 app.get("/silent", () => { throw new HTTPException(409); });
 app.get("/later", () => { throw new HTTPException(503, {
-  res: new Response("later", { status: 503, headers: { "Retry-After": "9" } }),
+  res: new Response("later", {
+    status: 503,
+    headers: { "Content-Length": "5", "Retry-After": "9" },
+  }),
 }); });
 app.get("/html", () => { throw new HTTPException(409, {
   res: new Response("<p>no</p>", { status: 409, headers: { "Content-Type": "text/html" } }),
@@ -114,10 +117,9 @@ describe("what is thrown", () =>
     for (const [asked, status, body, isError] of ANSWERS) {
       test(`${asked} is ${status} ${body}, with every header that was set`, async () => {
         const [method, path] = asked.split(" ");
-        const form = { body: "a=1&b=22222", headers: { Origin: "http://other.test" } };
         const response = await fetch(`http://127.0.0.1:${service().port}${path}`, {
           method,
-          ...method === "POST" ? form : {},
+          body: method === "POST" ? "a=1&b=22222" : undefined,
           headers: { Origin: "http://other.test", "Content-Type": "text/plain" },
         });
         assert.deepEqual([response.status, await response.text()], [status, body]);
@@ -135,82 +137,6 @@ describe("what is thrown", () =>
         if (path !== "/error") return;
         assert.deepEqual([line.error, line.cause], ["Error: SECRET", "Error: the cause"]);
         assert.match(`${line.stack}`, /main\.ts:\d+/);
-      });
-    }
-  }));
-
-/** Routes that read a body, and fail in other ways. */
-const READING = `
-app.post("/json/:id", async (c) => c.json(await c.req.json()));
-app.post("/form/:id", async (c) => c.json(Object.keys(await c.req.parseBody())));
-app.post("/form-data/:id", async (c) => c.json([...(await c.req.formData()).keys()]));
-app.post("/own/:id", async (c) => {
-  await c.req.json();
-  JSON.parse("{ of the user's own");
-  return c.text("never");
-});
-app.post("/upstream/:id", async (c) => {
-  await c.req.json();
-  await new Response("{ of another server").json();
-  return c.text("never");
-});
-app.post("/upstream-of-text/:id", async (c) => {
-  await c.req.text();
-  return c.json(await new Response("").json());
-});
-app.post("/bytes-and-json/:id", async (c) => {
-  await c.req.arrayBuffer();
-  return c.json(await c.req.json());
-});
-app.post("/after/:id", async (c) => {
-  await c.req.parseBody();
-  throw new SyntaxError("after a good body");
-});
-`;
-const JSON_TYPE = "application/json";
-const FORM_TYPE = "multipart/form-data; boundary=----------------------------boundary";
-const FORM = `------------------------------boundary\r
-Content-Disposition: form-data; name="a"\r
-\r
-1\r
-------------------------------boundary--\r
-`;
-const BODIES: [string, string, string, number][] = [
-  ["/json", JSON_TYPE, '{"a":', 400],
-  ["/json", JSON_TYPE, "", 400],
-  ["/json", JSON_TYPE, "not json", 400],
-  ["/form", FORM_TYPE, "not a form", 400],
-  ["/form-data", FORM_TYPE, "not a form", 400],
-  ["/form-data", JSON_TYPE, "{}", 400],
-  ["/bytes-and-json", JSON_TYPE, '{"a":', 400],
-  ["/json", JSON_TYPE, '{"a":1}', 200],
-  ["/form", FORM_TYPE, FORM, 200],
-  ["/form-data", FORM_TYPE, FORM, 200],
-  ["/own", JSON_TYPE, "{}", 500],
-  ["/upstream", JSON_TYPE, "{}", 500],
-  ["/upstream-of-text", "text/plain", "", 500],
-  ["/after", FORM_TYPE, FORM, 500],
-];
-
-describe("a malformed body is the client's fault", () =>
-  onEveryRuntime((on) => {
-    const service = shareRoutes(on, READING);
-    const bodies = [...BODIES];
-    // Deno takes half a form for an empty one.
-    if (on.isNode) bodies.push(["/form", FORM_TYPE, FORM.slice(0, 60), 400]);
-    for (const [index, [route, type, body, status]] of bodies.entries()) {
-      test(`${route} of ${JSON.stringify(body.slice(0, 20))} is ${status}`, async () => {
-        const path = `${route}/${index}`; // a line of its own in the log
-        const url = `http://127.0.0.1:${service().port}${path}`;
-        const headers = { "Content-Type": type };
-        const response = await fetch(url, { method: "POST", headers, body });
-        assert.equal(response.status, status);
-        const text = await response.text();
-        if (status === 400) assert.equal(text, '{"error":"Malformed request body"}');
-        if (status === 500) assert.equal(text, INTERNAL_ERROR);
-        const { line, isError } = await lineOf(service(), path);
-        assert.equal(isError, status === 500);
-        assert.equal(line.stack !== undefined, status === 500);
       });
     }
   }));

@@ -52,6 +52,7 @@ describe("the service", () =>
         assert.match(service.stdout, /^Draining, requests in flight: 0$/m);
         assert.doesNotMatch(service.stdout + service.stderr, STACK);
         assert.ok(!(service.stdout + service.stderr).includes("\x1b"));
+        assert.ok(answers > HOSTILE.length, "hardly any was answered");
         t.diagnostic(`${answers} answers, a healthy probe after each`);
       }, { runtime });
     });

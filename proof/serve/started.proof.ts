@@ -53,12 +53,13 @@ onEveryRuntime(({ runtime, isNode }) => {
     });
   }
 
-  for (const name of ["main.js", "main.ts"]) {
+  for (const name of ["other/main.js", "other/main.ts", "main.js"]) {
     test(`it does nothing where another project's ${name} imports it`, async () => {
       await withCopy(async (folder) => {
         mkdirSync(`${folder}/other`);
-        const other = `${folder}/other/${name}`;
-        writeFileSync(other, `await import("../main.ts"); console.log("imported");`);
+        const other = `${folder}/${name}`;
+        const url = pathToFileURL(`${folder}/main.ts`);
+        writeFileSync(other, `await import(${JSON.stringify(url)}); console.log("imported");`);
         const program = launch([...runtime.options, other], { PORT: "malformed" }, { runtime });
         assert.equal(await program.exit, 0, program.stderr);
         assert.equal(program.stdout, "imported\n");

@@ -142,7 +142,7 @@ onEveryRuntime(({ isNode, inRoutes }) => {
   });
 
   if (!isNode) return;
-  test("RESPONSE_ALREADY_SENT works before a stop, in its delay and in the drain", async () => {
+  test("RESPONSE_ALREADY_SENT works before a stop, in its delay and after it", async () => {
     await inRoutes({ DRAIN_DELAY_MS: "300" }, ROUTES + ALREADY_SENT, async (service) => {
       const check = async (path: string, text: string) => {
         const { received } = await talk(service.port, get(path));

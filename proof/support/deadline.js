@@ -1,4 +1,4 @@
-/** Loaded with each file of tests: ends one that hangs, because no test runner does. */
+/** Loaded with each file of tests: ends one that waits for ever, because no test runner does. */
 import { basename } from "node:path";
 import process from "node:process";
 import { setTimeout } from "node:timers";

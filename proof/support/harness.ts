@@ -201,7 +201,8 @@ export async function untilPrinted<T>(
   look: () => T | null | undefined,
 ): Promise<T> {
   const aborter = new AbortController();
-  const timer = setTimeout(() => aborter.abort(), TEST_TIMEOUT_MS);
+  const late = () => new Error(`not printed in time: ${program.stdout}${program.stderr}`);
+  const timer = setTimeout(() => aborter.abort(late()), TEST_TIMEOUT_MS);
   try {
     for (;;) {
       const found = look();
@@ -241,8 +242,9 @@ export async function drain(program: Program): Promise<void> {
  */
 export async function cut(program: Program, signal: NodeJS.Signals): Promise<void> {
   const again = setInterval(() => program.kill(signal), 50);
-  assert.equal(await program.exit, 1);
+  const code = await program.exit;
   clearInterval(again);
+  assert.equal(code, 1);
 }
 
 export type Service = Program & { port: number; ping: (env?: Env) => ReturnType<typeof run> };
@@ -319,9 +321,10 @@ export class Client {
   }
 
   async until(pattern: RegExp): Promise<string> {
+    const signal = AbortSignal.timeout(TEST_TIMEOUT_MS);
     while (!pattern.test(this.received)) {
       await Promise.race([
-        once(this.socket, "data"),
+        once(this.socket, "data", { signal }),
         this.ended.then(() =>
           Promise.reject(new Error(`closed after ${JSON.stringify(this.received)}`))
         ),
