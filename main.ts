@@ -1,11 +1,12 @@
 /**
- * heartbeat 4.0.0: an HTTP service in one file that serves, proves its own health and stops well.
+ * heartbeat 4.0.0: an HTTP service in one file. It has health endpoints, a probe that asks one of
+ * them, and a stop that answers every accepted request.
  *
  *     npx tsx main.ts                   serve on Node.js
  *     deno run -P --no-prompt main.ts   serve on Deno
  *
- * With `--ping` either one asks the running instance for /healthz: exit 0 if it is healthy, 1 if
- * not.
+ * With `--ping` both commands ask the running instance for /healthz: exit code 0 if it is healthy,
+ * 1 if not.
  *
  * @module
  */
@@ -18,8 +19,8 @@ import type { IncomingMessage, Server as HttpServer } from "node:http";
  * Your service: its routes, and what it opens and closes. The server listens once this resolves.
  *
  * @param app Takes the routes: https://hono.dev/docs/api/routing
- * @param tools `stopping` aborts when the server stops accepting. `log(c, fields)` adds to the
- * request's line in the log
+ * @param tools `stopping` aborts when your streams and loops have to end. `log(c, fields)` adds to
+ * the request's line in the log
  * @returns Hooks: `ready` for /readyz, `close` for the end, `websocket` for Node.js
  */
 export async function addRoutes(app: App, { stopping, log }: Tools): Promise<Hooks | void> {
@@ -41,12 +42,12 @@ export type App = Hono<{
 
 /** What a service is given. */
 export interface Tools {
-  /** Aborted when the server stops accepting: end streams and loops on it. */
+  /** Aborts after a signal and DRAIN_DELAY_MS: end streams and loops then. */
   stopping: AbortSignal;
   /**
    * Adds fields to the request's line in the log. A field `error` sends the line to standard error.
-   * If it is an Error, the line gets its text, `cause` and `stack`. If the client had left, it gets
-   * `incomplete` in place of the error, because that is no failure of the service.
+   * If it is an Error, the line gets its text, `cause` and `stack`. If the client had left already,
+   * the line gets `incomplete` in place of the Error, because the service did not fail.
    */
   log(c: { env?: object }, fields: Record<string, unknown>): void;
 }
@@ -59,7 +60,7 @@ export interface Hooks {
    */
   ready?(): unknown;
   /**
-   * Called at the end. It may take what the requests left of SHUTDOWN_TIMEOUT_MS, and always a
+   * Called after the last request. It gets what is left of SHUTDOWN_TIMEOUT_MS, and at least a
    * second.
    */
   close?(): unknown;
@@ -91,8 +92,7 @@ export async function createApp(
   ready: Hooks["ready"] = () => true,
 ): Promise<App> {
   const { Hono } = await import("hono");
-  marking ??= markMalformedBodies();
-  await marking;
+  await markMalformedBodies();
   const app: App = new Hono();
   const checkReady = createReadyCheck(ready);
   const uncached = { "Cache-Control": "no-store" };
@@ -110,19 +110,26 @@ export async function createApp(
   return app;
 }
 
-/** Returns a check that calls `ready` at most once in READY_LIMIT_MS, and logs each change. */
+/**
+ * Returns a check that calls `ready` at most once in READY_LIMIT_MS. It logs each change, so a
+ * service that is ready from the start has no line.
+ */
 function createReadyCheck(ready: () => unknown): () => Promise<boolean> {
   let askedMs = -Infinity;
   let wasReady = true;
-  let answer = Promise.resolve(true);
+  let latest = Promise.resolve(true);
 
   const ask = async (): Promise<boolean> => {
-    let isReady = false;
-    let reason: unknown = "ready() returned false";
+    let isReady = true;
+    let reason: unknown;
     try {
       const value = await within(READY_LIMIT_MS, "ready()", ready);
-      isReady = value !== false;
+      if (value === false) {
+        isReady = false;
+        reason = "ready() returned false";
+      }
     } catch (error) {
+      isReady = false;
       reason = error;
     }
     if (isReady && !wasReady) print(toLine({ status: "ready" }));
@@ -137,20 +144,21 @@ function createReadyCheck(ready: () => unknown): () => Promise<boolean> {
     const nowMs = performance.now();
     if (nowMs - askedMs >= READY_LIMIT_MS) {
       askedMs = nowMs;
-      answer = ask();
+      latest = ask();
     }
-    return answer;
+    return latest;
   };
 }
 
 /**
  * Answers what a route threw: an HTTPException as it says, a malformed body with 400, anything else
- * with 500. Logs the last, and an HTTPException with a status of 500 or more. An `onError` of your
- * own calls this for the errors that it does not handle.
+ * with 500. Logs it if the status is 500 or more. An `onError` of your own calls this for errors
+ * that it does not handle.
  */
 export async function answerError(error: Error, c: Context): Promise<Response> {
-  // By its shape, because a package may bring a second copy of the class.
+  // Tests the shape and not the class, because a package may bring a second copy of the class.
   if ("getResponse" in error) return await answerException(error as HTTPException, c);
+  // A body does not parse either if it was cut because its client left.
   if (malformed.has(error) && !runtime.hasClientLeft(c.env, error)) {
     return c.json({ error: "Malformed request body" }, 400);
   }
@@ -159,8 +167,9 @@ export async function answerError(error: Error, c: Context): Promise<Response> {
 }
 
 /**
- * Answers an HTTPException. A plain text becomes `{"error": …}`, the form of every other error.
- * c.json() and c.newResponse() keep the headers that were set before the exception.
+ * Answers an HTTPException. Plain text becomes `{"error": …}`, the form of every other error.
+ * c.json() and c.newResponse() keep the headers that were set before the exception, and c.json()
+ * sets the Content-Type.
  */
 async function answerException(exception: HTTPException, c: Context): Promise<Response> {
   const response = exception.getResponse();
@@ -170,32 +179,41 @@ async function answerException(exception: HTTPException, c: Context): Promise<Re
   if (!body || !isText || headers.has("Content-Encoding")) return c.newResponse(body, response);
   const text = await response.text();
   headers.delete("Content-Length"); // the text's, not the JSON's
+  // An HTTPException without a message has an empty text.
   return c.json({ error: text || `Status ${response.status}` }, response);
 }
 
 /** Errors of c.req.json(), formData() and parseBody() for a body that does not parse. */
 const malformed = new WeakSet<Error>();
-/** Done once, however many applications the tests build. */
-let marking: Promise<void> | undefined;
+/** Whether HonoRequest has been patched. Once is enough, however many applications tests build. */
+let isPatched = false;
 
 /**
- * Makes Hono's requests add such errors to `malformed`, because a fault of a route throws the same
- * types.
+ * Patches HonoRequest, so that the errors of a body that does not parse are put into `malformed`.
+ * Their types alone do not tell them from a fault of the route, which throws the same types.
  */
 async function markMalformedBodies(): Promise<void> {
   const { HonoRequest } = await import("hono/request");
-  // The type that each throws if it cannot parse. Any other comes from reading the body.
-  const types = { json: SyntaxError, formData: TypeError, parseBody: TypeError };
+  if (isPatched) return;
+  isPatched = true;
+  // What each method throws if it cannot parse. Any other error comes from reading the body.
+  const parseErrors = { json: SyntaxError, formData: TypeError, parseBody: TypeError };
   for (const name of ["json", "formData", "parseBody"] as const) {
     const parse = HonoRequest.prototype[name] as (...args: unknown[]) => Promise<unknown>;
     const parseAndMark = function (this: HonoRequest, ...args: unknown[]) {
+      const isTaken = name !== "json" && isTakenRaw(this);
       return parse.apply(this, args).catch((error) => {
-        if (error instanceof types[name]) malformed.add(error);
+        if (error instanceof parseErrors[name] && !isTaken) malformed.add(error);
         throw error;
       });
     };
     Object.defineProperty(HonoRequest.prototype, name, { value: parseAndMark });
   }
+}
+
+/** Whether the route read the body by `c.req.raw`. Nothing is left to be parsed then. */
+function isTakenRaw({ raw, bodyCache }: HonoRequest): boolean {
+  return raw.bodyUsed && Object.keys(bodyCache).length === 0;
 }
 
 // ── Requests in flight ──
@@ -215,8 +233,8 @@ function createCounter() {
     },
     /** Resolves once the count is zero. */
     zero(): Promise<void> {
+      if (count === 0) return Promise.resolve();
       return new Promise((resolve) => {
-        if (count === 0) resolve();
         onZero = resolve;
       });
     },
@@ -247,32 +265,37 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
      * @param sent Resolves once the response was sent, rejects if the client left
      */
     answer(request: Request, env: object, sent: Promise<unknown>): Response | Promise<Response> {
-      // Read for the access log alone, because Deno's clock costs.
-      const startMs = accessLog ? performance.now() : undefined;
-      const accept = (response: Response): Response => {
+      const startMs = accessLog ? performance.now() : 0; // because Deno's clock takes time
+      let response: Response | Promise<Response>;
+
+      /** Makes a response of a route ready to be sent. */
+      const finish = (response: Response): Response => {
         assertResponse(response);
+        // A response without an error may go on to read the body, as an echo does.
         if (response.status >= 400) discardUnread(request, response);
         return runtime.prepare(response, env, isDraining());
       };
       const fail = (thrown: unknown): Response => {
         noteError(env, thrown);
-        return accept(Response.json(INTERNAL_ERROR, { status: 500 }));
+        return finish(Response.json(INTERNAL_ERROR, { status: 500 }));
       };
       const end = async (isSent: boolean) => {
-        // A route may outlive its client. Only a promise is awaited, because an await costs, too.
+        // A route may still run after its client left. Only a promise is awaited, because each
+        // await takes time.
         const { status } = response instanceof Promise ? await response : response;
         inFlight.down();
-        if (accessLog || notes.has(env)) logRequest(request, env, { status, isSent, startMs });
+        if (accessLog || notes.has(env)) {
+          logRequest(request, env, { status, isSent, startMs, accessLog });
+        }
       };
 
-      let response: Response | Promise<Response>;
       inFlight.up();
       try {
         if (request.method === "HEAD") showAsGet(request);
         const returned = app.fetch(request, env);
         response = returned instanceof Promise
-          ? returned.then(accept).catch(fail)
-          : accept(returned);
+          ? returned.then(finish).catch(fail)
+          : finish(returned);
       } catch (thrown) {
         response = fail(thrown);
       }
@@ -282,7 +305,7 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
   };
 }
 
-/** Throws if a route returned anything but a Response, or Response.error(). */
+/** Throws if a route returned no Response, or Response.error(), whose status is 0. */
 function assertResponse(returned: Response): void {
   if (returned instanceof Response && returned.status) return;
   throw new TypeError("the route returned no Response");
@@ -293,9 +316,9 @@ function assertResponse(returned: Response): void {
  * unread, it would hold the connection open on Deno, and end it on Node.js.
  */
 function discardUnread(request: Request, response: Response): void {
-  if (request.method === "GET") return; // spares the look at the body
+  if (request.method === "GET") return; // it has no body, and reading `body` takes time
   const { body } = request;
-  if (!body || body.locked || body === response.body) return;
+  if (!body || body.locked || body === response.body) return; // the last: it is sent back
   discard(body);
 }
 
@@ -305,16 +328,17 @@ function discard(body: ReadableStream): void {
 }
 
 /**
- * Shows a HEAD to Hono's dispatch as a GET. For a HEAD Hono runs the GET's route, and drops the
- * response's body without cancelling it (no upstream issue yet). So an event stream would go on for
- * ever, and Deno would send a length of 0. The next look at the method is the dispatch's, and gets
- * GET. Every later one gets HEAD.
+ * Shows a HEAD to Hono as a GET. For a HEAD Hono runs the GET's route, and drops the response's
+ * body without cancelling it (no upstream issue yet). So an event stream would go on for ever, and
+ * Deno would send a length of 0. Hono reads the method first to choose the route: that read gives
+ * GET, and every later one gives HEAD. The body is then cancelled by prepare() on Node.js, and by
+ * Deno itself.
  */
 function showAsGet(request: Request): void {
-  let isDispatched = false;
+  let isRouted = false;
   const get = () => {
-    if (isDispatched) return "HEAD";
-    isDispatched = true;
+    if (isRouted) return "HEAD";
+    isRouted = true;
     return "GET";
   };
   Object.defineProperty(request, "method", { get });
@@ -335,7 +359,7 @@ function note(env: object, fields: Record<string, unknown>): void {
   notes.set(env, { ...notes.get(env), ...fields });
 }
 
-/** Adds fields to a request's line; does nothing without an `env`, as in `app.request()`. */
+/** The tool `log` of addRoutes(). Does nothing without an `env`, as in `app.request()`. */
 function log({ env }: { env?: object }, { error, ...fields }: Record<string, unknown>): void {
   if (!env) return;
   note(env, fields);
@@ -343,7 +367,7 @@ function log({ env }: { env?: object }, { error, ...fields }: Record<string, unk
   else if (error !== undefined) note(env, { error });
 }
 
-/** Notes what was thrown. If the client had left, the request is incomplete in place of failed. */
+/** Notes what was thrown. If the client had left, notes `incomplete` in its place. */
 function noteError(env: object, thrown: unknown): void {
   if (runtime.hasClientLeft(env, thrown)) note(env, { incomplete: true });
   else note(env, errorFields(thrown));
@@ -354,8 +378,10 @@ interface Outcome {
   status: number;
   /** False if its client left or its response was cut. */
   isSent: boolean;
-  /** When it came; undefined if the access log is off. */
-  startMs: number | undefined;
+  /** When the request came, if the access log is on. */
+  startMs: number;
+  /** Whether the access log is on. */
+  accessLog: boolean;
 }
 
 /**
@@ -365,17 +391,18 @@ interface Outcome {
 function logRequest(
   { method, url }: Request,
   env: object,
-  { status, isSent, startMs }: Outcome,
+  { status, isSent, startMs, accessLog }: Outcome,
 ): void {
-  const path = url.replace(/^\w+:\/\/[^/]*|[?#].*/g, ""); // without the query: it may hold secrets
+  // The path alone, because a query may hold secrets.
+  const path = url.replace(/^\w+:\/\/[^/]*|[?#].*/g, "");
   if (path === "/healthz" || path === "/readyz") return;
   const more = notes.get(env);
-  const ms = startMs === undefined ? undefined : roundedMs(performance.now() - startMs);
+  const ms = accessLog ? roundedMs(performance.now() - startMs) : undefined;
   const incomplete = !isSent || more?.incomplete || undefined;
   const line = toLine({ method, path, status, ms, incomplete }, more);
   if (more?.error !== undefined) {
     print(line, runtime.writeError);
-  } else if (startMs !== undefined) {
+  } else if (accessLog) {
     gathered.push(line);
     if (gathered.length === 1) setTimeout(flush, GATHER_MS);
   }
@@ -390,33 +417,35 @@ function roundedMs(ms: number): number {
  * Makes a line of the log, with `time` in milliseconds since 1970.
  *
  * @param fields The usual fields
- * @param more A service's own fields, which replace none of the usual ones
+ * @param more Further fields, which replace none of the usual ones
  */
 function toLine(fields: object, more?: object): string {
   const usual = { time: Date.now(), ...fields };
   if (!more) return JSON.stringify(usual);
   try {
     // The usual fields come first to be read first, and again last because they must win.
-    // A field named toJSON goes, because JSON.stringify() would call it.
+    // A field named toJSON is removed, because JSON.stringify() would call it.
     return JSON.stringify({ ...usual, ...more, ...usual, toJSON: undefined });
-  } catch (error) { // a BigInt or a cycle
+  } catch (error) { // a BigInt, a cycle, or a toJSON() that throws
     return JSON.stringify({ ...usual, unloggable: toText(error) });
   }
 }
 
-/** Describes what was thrown, which may be anything, in bounded fields. */
+/** Returns bounded fields that describe what was thrown. That may be a value of any type. */
 function errorFields(thrown: unknown) {
   const { cause, stack }: Partial<Error> = thrown instanceof Error ? thrown : {};
+  // The frames alone, because the message is in `error`.
   const frames = `${stack}`.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS);
   return { error: toText(thrown), cause: cause && toText(cause), stack: frames };
 }
 
-/** Returns a bounded text. Any object but an Error is just named, because String() may throw. */
+/** Returns a bounded text. It is "an object" for any but an Error, because String() may throw. */
 function toText(value: unknown): string {
   if (typeof value === "object" && !(value instanceof Error)) return "an object";
   return String(value).slice(0, ERROR_LIMIT_CHARS);
 }
 
+/** Lines of the access log that wait for flush(). */
 const gathered: string[] = [];
 
 /** Prints the gathered lines. */
@@ -433,10 +462,10 @@ function print(text: string, write: (text: string) => unknown = runtime.writeOut
 
 // ── The server ──
 
-/** The shortest time that the `close` of a service gets. */
+/** The shortest time that the `close` of a service gets, and then the log. */
 const CLOSE_MIN_MS = 1000;
 
-/** A listening server. `close` stops accepting, and resolves once nothing is in flight. */
+/** A listening server. `close` waits for the requests in flight, and ends accepting. */
 type Listener = { port: number; close(): Promise<unknown> };
 
 /**
@@ -451,19 +480,19 @@ async function serve(settings: Settings): Promise<number> {
 
   // Start.
   const stopping = new AbortController();
-  runtime.allowAbortListeners(stopping.signal);
+  runtime.allowAbortListeners(stopping.signal); // each open stream listens
   const app = await createApp(() => isDraining, () => hooks.ready?.());
   hooks = await start(app, { stopping: stopping.signal, log });
 
   // Listen.
   const handler = createHandler(app, () => isDraining, settings.accessLog);
-  const stopSignal = firstSignal(handler);
+  const signalled = firstSignal(handler);
   const listener = await listen(settings, handler, hooks);
-  print(`Listening on ${toUrl(settings.host, listener.port)}`);
-  runtime.onCrash(flush);
+  print(`Listening on ${describeAddress(settings.host, listener.port)}`);
+  runtime.beforeEnd(flush); // a crash loses no gathered line
 
   // Drain, from the signal on: /readyz fails, and each response closes its connection.
-  await stopSignal;
+  await signalled;
   isDraining = true;
   print(`Draining, requests in flight: ${handler.inFlight()}`);
   await sleep(settings.drainDelayMs); // a balancer sees /readyz fail and sends no more
@@ -473,7 +502,7 @@ async function serve(settings: Settings): Promise<number> {
   return await stop(listener, handler, hooks, settings.shutdownTimeoutMs);
 }
 
-/** Runs addRoutes(); makes a failure one line that names it. */
+/** Runs addRoutes(). If it fails, throws an Error whose message is one line and names it. */
 async function start(app: App, tools: Tools): Promise<Hooks> {
   try {
     return await addRoutes(app, tools) ?? {};
@@ -482,7 +511,7 @@ async function start(app: App, tools: Tools): Promise<Hooks> {
   }
 }
 
-/** Listens; makes a failure one line that names the address. */
+/** Listens. If it cannot, throws an Error whose message is one line and names the address. */
 async function listen(
   { host, port }: Settings,
   handler: Handler,
@@ -495,8 +524,11 @@ async function listen(
   }
 }
 
-/** An address that a browser opens. No browser on Windows opens a wildcard such as 0.0.0.0. */
-function toUrl(host: string, port: number): string {
+/**
+ * The address that the start prints. For a wildcard such as 0.0.0.0 it has localhost, because no
+ * browser on Windows opens a wildcard.
+ */
+function describeAddress(host: string, port: number): string {
   if (!WILDCARD_PATTERN.test(host)) return `http://${authority(host, port)}`;
   return `http://localhost:${port} (HOST=${host})`;
 }
@@ -520,7 +552,7 @@ async function stop(
 
   try {
     await within(shutdownTimeoutMs, "the stop", listener.close);
-  } catch {
+  } catch { // it took longer
     exitCode = 1;
     const open = handler.inFlight() || "none, but connections still open";
     print(`Cut after ${shutdownTimeoutMs} ms, requests in flight: ${open}`, runtime.writeError);
@@ -552,6 +584,7 @@ function firstSignal(handler: Handler): Promise<void> {
       if (firstMs === undefined) {
         firstMs = nowMs;
         resolve();
+        return;
       }
       if (nowMs - firstMs < SAME_SIGNAL_MS) return;
       flush();
@@ -572,7 +605,8 @@ const WILDCARD_PATTERN = /^[0.:]+$/;
 /** What a probe found, in one word and in one line of text. */
 export interface Finding {
   /**
-   * `refused`: nothing listens yet, or any more. It is reported as unhealthy, and ends no service.
+   * `refused`: nothing listens there, because the service is starting or has ended. `--ping` calls
+   * it unhealthy, and heal() does not count it.
    * `unavailable`: the machine has no such address.
    */
   outcome: "healthy" | "unhealthy" | "refused" | "unavailable";
@@ -595,7 +629,8 @@ export async function probe(settings: Settings): Promise<Finding> {
   if (!host.includes(":")) return await askHealth("127.0.0.1", settings);
   const finding = await askHealth("::1", settings);
   if (finding.outcome !== "unavailable") return finding;
-  return await askHealth("127.0.0.1", settings); // without IPv6, a service on :: serves IPv4
+  // Where IPv6 is switched off, a service with HOST=:: listens on IPv4.
+  return await askHealth("127.0.0.1", settings);
 }
 
 /**
@@ -621,7 +656,7 @@ async function askHealth(
   }
 }
 
-/** The outcome of a probe that got no answer. */
+/** The outcome of a probe that failed with this error. */
 function outcomeOf(error: unknown): Finding["outcome"] {
   switch (errorCode(error)) {
     case "ECONNREFUSED":
@@ -638,29 +673,36 @@ function outcomeOf(error: unknown): Finding["outcome"] {
  *
  * @param chunks The bytes of the response, split anywhere
  * @returns The status code
- * @throws {Error} quoting what came, if that is not a complete response head of at most
- * HEAD_LIMIT_BYTES
+ * @throws {Error} if that is no response head of at most HEAD_LIMIT_BYTES; the message quotes what
+ * came
  */
 export async function readStatus(chunks: AsyncIterable<Uint8Array>): Promise<number> {
   let head = "";
   for await (const chunk of chunks) {
     head += String.fromCharCode(...chunk.subarray(0, HEAD_LIMIT_BYTES - head.length));
-    const isComplete = head.includes("\r\n\r\n") || head.length === HEAD_LIMIT_BYTES;
+    const isComplete = head.includes("\r\n\r\n");
+    const isTooLong = head.length === HEAD_LIMIT_BYTES;
     const isOtherProtocol = head !== "" && !head.startsWith("H"); // HTTP/1.1 …
-    if (isComplete || isOtherProtocol) break;
+    if (isComplete || isTooLong || isOtherProtocol) break;
   }
+  // [^] is any character, a line break too.
   const [, status] = /^HTTP\/1\.[01] ([1-5]\d\d)\b[^]*\r\n\r\n/.exec(head) ?? [];
   if (status) return Number(status);
   throw new Error(`sent no HTTP response head in ${head.length} bytes: ${quote(head)}`);
 }
 
-// ── Healing: plain Docker restarts what ended, not what is unhealthy ──
+// ── Healing ──
+// Docker restarts a container that ended, and not one that is unhealthy. So with HEAL_AFTER_MS the
+// probe, which Docker runs, ends a service that stays unhealthy.
 
-/** What one probe tells the next: the start of process 1, the failures in a row, since when. */
+/**
+ * What one probe tells the next: when process 1 started, the failures in a row, and the time of the
+ * first of them. It is in /dev/shm, because a read-only container can write there.
+ */
 const STREAK_FILE = "/dev/shm/heartbeat-streak";
 /**
- * Docker calls a container unhealthy after this many failed probes in a row. Only a later failed
- * probe may end the service.
+ * Docker calls a container unhealthy after this many failed probes in a row. Only a later one may
+ * end the service, so that Docker says so first.
  */
 const DOCKER_RETRIES = 3;
 const INIT_PATTERN = /(^|\/)(tini|docker-init|dumb-init|catatonit)$/;
@@ -668,15 +710,18 @@ const INIT_PATTERN = /(^|\/)(tini|docker-init|dumb-init|catatonit)$/;
 const EMULATOR_PATTERN = /qemu|rosetta/;
 
 /**
- * Notes what a probe found, and ends a service whose probes failed for `healAfterMs` without a
- * break.
+ * Counts failed probes in STREAK_FILE, and ends a service whose probes failed for `healAfterMs`
+ * without a break.
  *
  * @returns What it did, or why it did nothing; nothing for a healthy probe
  */
 export function heal(finding: Finding, healAfterMs: number): string | void {
   try {
     const starttime = readStarttime();
-    if (finding.outcome === "healthy") return runtime.writeFile(STREAK_FILE, starttime);
+    if (finding.outcome === "healthy") {
+      runtime.writeFile(STREAK_FILE, starttime);
+      return;
+    }
     if (finding.outcome === "refused") return "not counted: nothing listens";
     if (!isInitOurs()) return "not counted: process 1 is not this container's init";
 
@@ -689,7 +734,7 @@ export function heal(finding: Finding, healAfterMs: number): string | void {
       const act = `ended the service after ${lastedMs} ms`;
       leaveTrace(`${finding.text}; ${act}`);
       endService();
-      return act;
+      return act; // the streak stays: if the service lives on, the next probe tries again
     }
     runtime.writeFile(STREAK_FILE, `${starttime} ${failures} ${streak.sinceMs}`);
     return `noted: ${failures} failures in ${lastedMs} ms, HEAL_AFTER_MS=${healAfterMs}`;
@@ -698,13 +743,17 @@ export function heal(finding: Finding, healAfterMs: number): string | void {
   }
 }
 
-/** When process 1 started. Field 22, `starttime`, of proc_pid_stat(5); `comm` may hold spaces. */
+/**
+ * Returns when process 1 started, which tells this run of the container from the one before. It is
+ * field 22, `starttime`, of proc_pid_stat(5).
+ */
 function readStarttime(): string {
+  // Field 2 is a name in parentheses that may hold spaces. So the fields behind it are split.
   const fieldsFromThird = runtime.readFile("/proc/1/stat").replace(/^.*\) /, "").split(" ");
   return fieldsFromThird[22 - 3];
 }
 
-/** The time since the machine started. A set clock cannot change it, as it changes Date.now(). */
+/** The time since the machine started. Unlike Date.now(), it does not jump if the clock is set. */
 function readUptimeMs(): number {
   const [seconds] = runtime.readFile("/proc/uptime").split(" ");
   return Number(seconds) * 1000;
@@ -736,8 +785,8 @@ function readStreak(starttime: string, nowMs: number): Streak | undefined {
 }
 
 /**
- * Whether process 1 is an init that runs this program. It is another container's, or the host's,
- * if it does not have this process's mounts.
+ * Whether process 1 is an init that runs this program, in this container. Where containers share
+ * processes, process 1 is another container's or the host's, and has other mounts.
  */
 function isInitOurs(): boolean {
   const ownMounts = runtime.readFile("/proc/self/mountinfo");
@@ -762,23 +811,26 @@ export function isInitOf(program: string, args: string[]): boolean {
 }
 
 /**
- * Writes why the service ends to the container's log, which the probe's own output does not reach.
- * Does not wait if the pipe is full. Does not throw if the pipe is closed or another user's.
+ * Writes why the service ends to standard error of process 1, because the container's log has that
+ * and not what a probe prints. Does not wait if the pipe is full. Does not throw if the pipe is
+ * closed or another user's.
  *
- * @param healed What the probe found, and what it did
+ * @param reason What the probe found, and what it did
  */
-function leaveTrace(healed: string): void {
+function leaveTrace(reason: string): void {
   try {
+    // On Deno as well, because its own functions have no O_NONBLOCK.
     const { constants, openSync, writeSync } = process.getBuiltinModule("node:fs");
     const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_NONBLOCK;
     const output = openSync("/proc/1/fd/2", flags);
-    writeSync(output, `${toLine({ healed, state: readState() })}\n`);
+    writeSync(output, `${toLine({ healed: reason, state: readState() })}\n`);
   } catch { /* nobody can be told */ }
 }
 
 /**
- * The state of the service, which runs below one or two inits. An endless loop is `R (running)`, a
- * wait `S (sleeping)`, a SIGSTOP `T (stopped)`.
+ * The state of the service, the first process below the inits: the image's, and one of
+ * `docker run --init` before it. An endless loop is `R (running)`, a wait `S (sleeping)`, a SIGSTOP
+ * `T (stopped)`.
  *
  * @returns Nothing if the kernel does not tell
  */
@@ -843,14 +895,14 @@ export function readSettings(variable: (name: string) => string | undefined) {
     pingTimeoutMs: integer("PING_TIMEOUT_MS", "3000", 1),
     drainDelayMs: integer("DRAIN_DELAY_MS", "0", 0),
     shutdownTimeoutMs: integer("SHUTDOWN_TIMEOUT_MS", "8000", 0),
-    healAfterMs: integer("HEAL_AFTER_MS", "0", 0),
+    healAfterMs: integer("HEAL_AFTER_MS", "0", 0), // 0: never
     accessLog: read("ACCESS_LOG", "on", "on or off", isSwitch) === "on",
   };
 }
 
 // ── Text and time ──
 
-/** The most characters that are quoted. JSON may write each as six: \u0000. */
+/** The most characters of a text that are quoted. JSON may write one as six: \u0000. */
 const QUOTE_LIMIT_CHARS = 64;
 
 /** Quotes a text of unknown origin: bounded, printable ASCII. */
@@ -894,7 +946,7 @@ interface Runtime {
   args: string[];
   /** The path of the program, as the command line has it. */
   entry(): string;
-  /** The path of the program's file, without links. */
+  /** The path of the program's file, with links resolved. */
   realEntry(): string;
   /** The value of an environment variable. */
   variable(name: string): string | undefined;
@@ -912,10 +964,10 @@ interface Runtime {
   writeFile(path: string, text: string): void;
   /** Sends a signal to a process. */
   kill(id: number, signal: "SIGALRM" | "SIGCONT"): unknown;
-  /** Calls the handler at each SIGTERM and SIGINT. */
-  onSignal(handler: () => void): unknown;
-  /** Calls the handler before the process ends by itself: a throw, a rejection, an exit. */
-  onCrash(handler: () => void): unknown;
+  /** Calls back at each SIGTERM and SIGINT. */
+  onSignal(callback: () => void): unknown;
+  /** Calls back before the process ends by a throw, a rejection or an exit. */
+  beforeEnd(callback: () => void): unknown;
   /** Lets any number of listeners wait for an AbortSignal, without a warning. */
   allowAbortListeners(signal: AbortSignal): void;
   /** Sends a request over TCP, yields the bytes of the response; throws once the signal aborts. */
@@ -925,7 +977,7 @@ interface Runtime {
     request: string,
     signal: AbortSignal,
   ): AsyncIterable<Uint8Array>;
-  /** Whether a client had left. Node.js decides from `env` alone, Deno from `thrown` alone. */
+  /** Whether a client had left. Node.js tells by the socket in `env`, Deno by what was thrown. */
   hasClientLeft(env: object | undefined, thrown: unknown): boolean;
   /** Checks a response and makes it safe to send; throws for one that cannot be sent. */
   prepare(response: Response, env: object, isDraining: boolean): Response;
@@ -935,7 +987,10 @@ interface Runtime {
 
 // ── Node.js ──
 
-/** Longer than any balancer keeps an idle connection (Google's: 600 s), so that those close it. */
+/**
+ * How long an idle connection stays open: longer than at any balancer (Google's: 600 s). So the
+ * balancer closes it. If the service did, a request could be on its way.
+ */
 const KEEP_ALIVE_MS = 620_000;
 
 /** What the adapter gives with a request; an upgrade comes without `outgoing`. */
@@ -960,15 +1015,18 @@ function node(): Runtime {
     readFile: (path) => fs().readFileSync(path, "utf8"),
     writeFile: (path, text) => fs().writeFileSync(path, text),
     kill: (id, signal) => process.kill(id, signal),
-    onSignal: (handler) => process.on("SIGTERM", handler).on("SIGINT", handler),
-    onCrash: (handler) => process.on("exit", handler),
+    onSignal(callback) {
+      process.on("SIGTERM", callback);
+      process.on("SIGINT", callback);
+    },
+    beforeEnd: (callback) => process.on("exit", callback),
     // Node.js 20 and 22 warn of more than ten listeners on an AbortSignal.
     allowAbortListeners: (signal) => events().setMaxListeners(0, signal),
     async *exchange(host, port, request, signal) {
       const socket = process.getBuiltinModule("node:net").connect({ host, port, signal });
       socket.on("error", () => {}); // an error after the response does not matter
       socket.write(request);
-      // The socket's own iterator costs more.
+      // The socket's own iterator takes more CPU time.
       for await (const [chunk] of events().on(socket, "data", { close: ["end"] })) yield chunk;
     },
     hasClientLeft: (env?: NodeEnv) => env?.incoming?.socket.destroyed === true,
@@ -978,13 +1036,13 @@ function node(): Runtime {
 }
 
 /**
- * Finds the file of the program. Follows links. Adds `.ts` where the command line left it out, as
- * tsx allows. Under PM2 takes PM2's variable.
+ * Finds the file of the program, and resolves links. Adds `.ts` where the command line left it out,
+ * as tsx allows.
  */
 function realEntryOnNode(): string {
   const { existsSync, realpathSync } = process.getBuiltinModule("node:fs");
   let path = `${process.argv[1]}`;
-  // The launcher of PM2 imports the file.
+  // PM2 starts its launcher, which imports the file that this variable names.
   if (/ProcessContainer(Fork)?\.js$/.test(path)) path = `${process.env.pm_exec_path}`;
   if (!existsSync(path)) path = `${path}.ts`;
   return existsSync(path) ? realpathSync(path) : path;
@@ -999,7 +1057,8 @@ async function listenOnNode(
   const { createAdaptorServer } = await import("@hono/node-server");
   // A failed write to the log does not end the service.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-  // Node.js 22.21, 24.9 and later call it to decide on an upgrade. Others take each upgrade.
+  // Node.js 22.21, 24.9 and later ask it before an upgrade. Others take each upgrade, and leave it
+  // to refuseOtherUpgrades().
   const upgrades = websocket && { shouldUpgradeCallback: isWebSocket };
   const server = createAdaptorServer({
     websocket,
@@ -1013,7 +1072,8 @@ async function listenOnNode(
   }) as HttpServer;
   if (websocket) refuseOtherUpgrades(server);
   await new Promise<void>((resolve, reject) => {
-    server.once("error", reject).listen(port, host, resolve);
+    server.once("error", reject);
+    server.listen(port, host, resolve);
   });
   return {
     port: (server.address() as { port: number }).port,
@@ -1041,11 +1101,13 @@ async function whenSent(env: NodeEnv): Promise<void> {
   if (!outgoing) return; // an upgrade
   await new Promise<void>((resolve) => {
     outgoing.on("close", resolve);
-    // Node.js 20 and 22 do not close a pipelined response whose client left.
+    // If a client leaves, Node.js 20 and 22 emit no `close` of a response that waits behind an
+    // earlier one of its connection.
     incoming!.on("close", () => {
       if (incoming!.socket.destroyed) resolve();
     });
   });
+  // Not by noteError(), which takes a connection that was cut for a client that left.
   if (outgoing.errored) note(env, errorFields(outgoing.errored));
   if (outgoing.errored || !outgoing.writableFinished) throw new Error("not sent");
 }
@@ -1055,14 +1117,15 @@ type Parts = [number, BodyInit | null, HeadersInit | undefined];
 
 /** Returns the `prepare` of Node.js, which makes a response safe for the adapter. */
 function createPrepare() {
-  let partsKey: symbol | undefined; // found at a response, because the adapter is loaded by then
+  // Found at the first response, because the adapter has replaced the global Response by then.
+  let partsKey: symbol | undefined;
   return (response: Response, env: NodeEnv, isDraining: boolean): Response => {
     const { outgoing } = env;
-    if (!outgoing) return acceptUpgrade(response, env);
+    if (!outgoing) return markUpgrade(response, env);
     if (isDraining) outgoing.shouldKeepAlive = false;
 
-    // The adapter sends a text the fast way, until something reads body, bodyUsed or headers of
-    // its Response. So only the parts are read.
+    // The adapter has a fast way for a text. It is lost once something reads body, bodyUsed or
+    // headers of its Response. So the parts are read in their place.
     partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
     const parts = (response as unknown as Record<symbol, Parts | undefined>)[partsKey];
     if (parts) assertHeaders(parts[2]);
@@ -1088,8 +1151,8 @@ function assertUnread(response: Response): void {
 }
 
 /**
- * Cuts a response whose body fails. The adapter would print a stack, and may send the error's text
- * (no upstream issue yet). It must not see the failure, so that is not passed on (preventAbort).
+ * Cuts a response whose body fails. `preventAbort` hides the failure from the adapter, which would
+ * print a stack, and may send the error's text (no upstream issue yet).
  */
 function cutOnFailure(
   response: Response,
@@ -1102,13 +1165,13 @@ function cutOnFailure(
 }
 
 /** Gives the response of an accepted upgrade the status 101, which no constructor takes. */
-function acceptUpgrade(response: Response, env: NodeEnv): Response {
-  // upgradeWebSocket() adds a second symbol to the env if the route accepts the upgrade.
+function markUpgrade(response: Response, env: NodeEnv): Response {
+  // The adapter gives the env one symbol. upgradeWebSocket() adds another if the route accepts.
   const isAccepted = Object.getOwnPropertySymbols(env).length > 1;
   return isAccepted ? Object.defineProperty(response, "status", { value: 101 }) : response;
 }
 
-/** The ServerResponse of the adapter, safe from the routes' headers. */
+/** A ServerResponse for the adapter: a bad header ends no process, and an error resets. */
 function safeServerResponse() {
   const { ServerResponse } = process.getBuiltinModule("node:http");
   return class<R extends IncomingMessage> extends ServerResponse<R> {
@@ -1123,7 +1186,8 @@ function safeServerResponse() {
     }
     override destroy(error?: Error): this {
       if (this.req.socket.destroyed) return super.destroy(); // the client left, which is no error
-      if (error) this.req.socket.resetAndDestroy(); // an end would complete a response of HTTP/1.0
+      // A client of HTTP/1.0 would take a mere end for the end of the body.
+      if (error) this.req.socket.resetAndDestroy();
       return super.destroy(error);
     }
   };
@@ -1149,16 +1213,18 @@ function isWebSocket({ headers }: IncomingMessage): boolean {
  * the process (no upstream issue yet).
  */
 function refuseOtherUpgrades(server: HttpServer): void {
-  // The adapter refuses a WebSocket that no route accepts only if the server has one listener for
+  // The adapter refuses a WebSocket that no route accepts, if its listener is the only one for
   // upgrades. So this takes the place of the adapter's listener, and calls it.
   const [upgrade] = server.listeners("upgrade");
-  server.removeAllListeners("upgrade").on("upgrade", (incoming, socket, head) => {
+  server.removeAllListeners("upgrade");
+  server.on("upgrade", (incoming, socket, head) => {
     socket.on("error", () => {}); // a reset
     if (isWebSocket(incoming)) {
       upgrade.call(server, incoming, socket, head);
     } else {
       const answer = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-      socket.resume().end(answer);
+      socket.resume();
+      socket.end(answer);
     }
   });
 }
@@ -1168,22 +1234,18 @@ function refuseOtherUpgrades(server: HttpServer): void {
 /** Header values that `Headers` takes, and that end Deno with a panic (no upstream issue yet). */
 const UNSENDABLE_PATTERN = /[^\t -~\x80-\xff]/;
 /**
- * Deno makes the URL of the Host field and the path. A Host field that holds a path makes a URL of
- * two segments or with a query, so any other URL is safe.
- */
-const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
-/**
- * Deno tells only by these texts that a client left. If a route passes the body on by fetch(), the
- * text is in the `cause` of fetch's error.
+ * Deno tells only by such texts that a client left: "Http: error reading a body from connection",
+ * "BadResource: Cannot read body as underlying resource unavailable", "Error: Cannot read request
+ * body …". If a route passes the body on by fetch(), the text is in the `cause` of fetch's error.
  */
 const CLIENT_LEFT_PATTERN =
   /^(BadResource|Http): .+ body|^Error: (Cannot read request|unexpected EOF .+ HTTP\/1) body/;
-/** The time between two attempts to listen again. */
+/** The pause before listenAgain() tries, and between its attempts. */
 const LISTEN_PAUSE_MS = 250;
 
 /**
- * Whether the log goes to OpenTelemetry, which takes it from the console alone. False in a probe,
- * because the console would wait for the collector.
+ * Whether the log goes to OpenTelemetry, which takes it from the console alone. Set by the server,
+ * so that it stays false in a probe, where the console would wait for the collector.
  */
 let isLogExported = false;
 
@@ -1195,18 +1257,26 @@ function deno(): Runtime {
     realEntry: entry,
     variable: Deno.env.get,
     exit: Deno.exit,
-    writeOut: (text) => isLogExported ? console.log(text) : writeLine(Deno.stdout, text),
-    writeError: (text) => isLogExported ? console.error(text) : writeLine(Deno.stderr, text),
+    writeOut(text) {
+      if (isLogExported) console.log(text);
+      else writeLine(Deno.stdout, text);
+    },
+    writeError(text) {
+      if (isLogExported) console.error(text);
+      else writeLine(Deno.stderr, text);
+    },
     written: () => Promise.resolve(),
     readFile: (path) => Deno.readTextFileSync(path),
     writeFile: (path, text) => Deno.writeTextFileSync(path, text),
     kill: (id, signal) => Deno.kill(id, signal),
-    onSignal(handler) {
-      Deno.addSignalListener("SIGTERM", handler);
-      Deno.addSignalListener("SIGINT", handler);
+    onSignal(callback) {
+      Deno.addSignalListener("SIGTERM", callback);
+      Deno.addSignalListener("SIGINT", callback);
     },
-    onCrash(handler) {
-      for (const name of ["error", "unhandledrejection", "unload"]) addEventListener(name, handler);
+    beforeEnd(callback) {
+      for (const name of ["error", "unhandledrejection", "unload"]) {
+        addEventListener(name, callback);
+      }
     },
     allowAbortListeners() {},
     async *exchange(hostname, port, request, signal) {
@@ -1247,7 +1317,7 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   const handle = (request: Request, info: Deno.ServeHandlerInfo<Deno.NetAddr>) => {
     if (hasPathInHost(request)) return refuse(request, 400);
     if (request.method !== "GET" && request.method !== "HEAD") {
-      // close() waits for earlier uploads, and accepts until then. A new one would prolong that.
+      // close() goes on accepting until the earlier uploads end. A new one would prolong that.
       if (isClosing) return refuse(request, 503);
       uploads.up();
       info.completed.then(uploads.down, uploads.down);
@@ -1256,24 +1326,27 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   };
 
   let boundPort = port;
-  const listen = () => {
+  const startServer = () => {
     const server = Deno.serve({ hostname, port: boundPort, onListen() {} }, handle);
     server.finished.catch(listenAgain);
     return server;
   };
-  /** Deno.serve() ends when it cannot accept (too many open files), but serves what is open. */
+  /**
+   * Starts another server on the port. If Deno.serve() cannot accept (too many open files), it
+   * accepts no more for good, and serves the connections that are open.
+   */
   const listenAgain = async (error: unknown): Promise<void> => {
     print(`Cannot accept connections: ${errorMessage(error)}`, runtime.writeError);
     await sleep(LISTEN_PAUSE_MS);
     if (isClosing) return;
     try {
-      server = listen();
-    } catch (again) {
-      await listenAgain(again);
+      server = startServer();
+    } catch (nextError) {
+      await listenAgain(nextError);
     }
   };
 
-  let server = listen();
+  let server = startServer();
   boundPort = server.addr.port; // PORT=0 is any port at first, and then that one
   return {
     port: boundPort,
@@ -1287,19 +1360,28 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
   };
 }
 
-/** Whether the Host field holds a path. Deno would route by that path (no upstream issue yet). */
+/**
+ * A URL with one path segment at most and no query. Deno joins the Host field and the path: a Host
+ * `a/b` and a path `/c` make `http://a/b/c`. So no Host field with a path makes such a URL.
+ */
+const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
+
+/**
+ * Whether the Host field holds more than a host and a port. Deno would take the rest for the path's
+ * beginning (no upstream issue yet).
+ */
 function hasPathInHost(request: Request): boolean {
-  if (PLAIN_URL_PATTERN.test(request.url)) return false; // spares the look at the headers
+  if (PLAIN_URL_PATTERN.test(request.url)) return false; // because reading `headers` takes time
   return /[/?#\\@]/.test(request.headers.get("Host") ?? "");
 }
 
-/** Answers a request without asking a route, and discards its body. */
+/** Answers a request without asking a route. It is neither counted nor logged. */
 function refuse({ body }: Request, status: number): Response {
   if (body) discard(body);
   return new Response(null, { status, headers: { Connection: "close" } });
 }
 
-/** The `prepare` of Deno. While draining, it asks the client to close its connection. */
+/** The `prepare` of Deno. While draining, each response closes its connection. */
 function prepareOnDeno(response: Response, _env: object, isDraining: boolean): Response {
   assertUnread(response);
   response.headers.forEach((value, name) => {
@@ -1341,7 +1423,7 @@ async function main(args: string[]): Promise<number> {
   }
 }
 
-/** Probes and heals. Returns the line of a healthy probe, throws that of any other. */
+/** Probes and heals. Returns a line if the service is healthy, else throws an Error with it. */
 async function ping(settings: Settings): Promise<string> {
   const finding = await probe(settings);
   let line = finding.text;
@@ -1357,8 +1439,10 @@ async function ping(settings: Settings): Promise<string> {
 function isStarted(): boolean {
   if (import.meta.main) return true; // undefined on Node.js before 22.18
   const entry = runtime.realEntry();
-  // A bundle may hold this module in a file beside main.js, which was started.
-  return entry === import.meta.filename || entry === `${import.meta.dirname}/main.js`;
+  if (entry === import.meta.filename) return true;
+  // A bundler may put this module into a part of the bundle. Then main.js beside it was started.
+  const isBundled = !import.meta.filename?.endsWith(".ts");
+  return isBundled && entry === `${import.meta.dirname}/main.js`;
 }
 
 /** Runs the program to its end. A failure is one line on standard error. */
@@ -1372,5 +1456,5 @@ async function run(): Promise<void> {
   runtime.exit(exitCode);
 }
 
-// Not awaited: a module that addRoutes() imports and that imports this one would never load.
+// Not awaited, because a module that addRoutes() imports may import this one, and wait for its end.
 if (isStarted()) run();
