@@ -168,8 +168,8 @@ export async function answerError(error: Error, c: Context): Promise<Response> {
 
 /**
  * Answers an HTTPException. Plain text becomes `{"error": …}`, the form of every other error.
- * c.json() and c.newResponse() keep the headers that were set before the exception, and c.json()
- * sets the Content-Type.
+ * c.json() and c.newResponse() keep the headers that were set before the exception. c.json() puts
+ * its own Content-Type in place of the response's.
  */
 async function answerException(exception: HTTPException, c: Context): Promise<Response> {
   const response = exception.getResponse();
@@ -201,6 +201,7 @@ async function markMalformedBodies(): Promise<void> {
   for (const name of ["json", "formData", "parseBody"] as const) {
     const parse = HonoRequest.prototype[name] as (...args: unknown[]) => Promise<unknown>;
     const parseAndMark = function (this: HonoRequest, ...args: unknown[]) {
+      // Without a body, json() throws a TypeError, which is not marked anyway.
       const isTaken = name !== "json" && isTakenRaw(this);
       return parse.apply(this, args).catch((error) => {
         if (error instanceof parseErrors[name] && !isTaken) malformed.add(error);
@@ -231,7 +232,7 @@ function createCounter() {
       count -= 1;
       if (count === 0) onZero();
     },
-    /** Resolves once the count is zero. */
+    /** Resolves once the count is zero. Only one caller may wait. */
     zero(): Promise<void> {
       if (count === 0) return Promise.resolve();
       return new Promise((resolve) => {
@@ -269,11 +270,11 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
       let response: Response | Promise<Response>;
 
       /** Makes a response of a route ready to be sent. */
-      const finish = (response: Response): Response => {
-        assertResponse(response);
+      const finish = (made: Response): Response => {
+        assertResponse(made);
         // A response without an error may go on to read the body, as an echo does.
-        if (response.status >= 400) discardUnread(request, response);
-        return runtime.prepare(response, env, isDraining());
+        if (made.status >= 400) discardUnread(request, made);
+        return runtime.prepare(made, env, isDraining());
       };
       const fail = (thrown: unknown): Response => {
         noteError(env, thrown);
@@ -328,11 +329,11 @@ function discard(body: ReadableStream): void {
 }
 
 /**
- * Shows a HEAD to Hono as a GET. For a HEAD Hono runs the GET's route, and drops the response's
- * body without cancelling it (no upstream issue yet). So an event stream would go on for ever, and
- * Deno would send a length of 0. Hono reads the method first to choose the route: that read gives
- * GET, and every later one gives HEAD. The body is then cancelled by prepare() on Node.js, and by
- * Deno itself.
+ * Shows a HEAD to Hono as a GET. For a HEAD Hono runs the GET's route, puts null in place of the
+ * response's body, and does not cancel that (no upstream issue yet). So an event stream would go
+ * on for ever, and Deno would send the length of null, 0. Hono reads the method first to choose the
+ * route: that read gives GET, and every later one gives HEAD. The body is then cancelled by
+ * prepare() on Node.js, and by Deno itself.
  */
 function showAsGet(request: Request): void {
   let isRouted = false;
@@ -436,10 +437,14 @@ function errorFields(thrown: unknown) {
   const { cause, stack }: Partial<Error> = thrown instanceof Error ? thrown : {};
   // The frames alone, because the message is in `error`.
   const frames = `${stack}`.match(/^ +at .*$/gm)?.join("\n").slice(0, STACK_LIMIT_CHARS);
-  return { error: toText(thrown), cause: cause && toText(cause), stack: frames };
+  return {
+    error: toText(thrown),
+    cause: cause === undefined ? undefined : toText(cause),
+    stack: frames,
+  };
 }
 
-/** Returns a bounded text. It is "an object" for any but an Error, because String() may throw. */
+/** Returns a bounded text: for an object but an Error "an object", because String() may throw. */
 function toText(value: unknown): string {
   if (typeof value === "object" && !(value instanceof Error)) return "an object";
   return String(value).slice(0, ERROR_LIMIT_CHARS);
@@ -711,7 +716,7 @@ const EMULATOR_PATTERN = /qemu|rosetta/;
 
 /**
  * Counts failed probes in STREAK_FILE, and ends a service whose probes failed for `healAfterMs`
- * without a break.
+ * without a break. A probe that was refused changes nothing.
  *
  * @returns What it did, or why it did nothing; nothing for a healthy probe
  */
@@ -819,7 +824,7 @@ export function isInitOf(program: string, args: string[]): boolean {
  */
 function leaveTrace(reason: string): void {
   try {
-    // On Deno as well, because its own functions have no O_NONBLOCK.
+    // Deno takes the functions of Node.js, too, because its own have no O_NONBLOCK.
     const { constants, openSync, writeSync } = process.getBuiltinModule("node:fs");
     const flags = constants.O_WRONLY | constants.O_APPEND | constants.O_NONBLOCK;
     const output = openSync("/proc/1/fd/2", flags);
@@ -828,9 +833,9 @@ function leaveTrace(reason: string): void {
 }
 
 /**
- * The state of the service, the first process below the inits: the image's, and one of
- * `docker run --init` before it. An endless loop is `R (running)`, a wait `S (sleeping)`, a SIGSTOP
- * `T (stopped)`.
+ * The state of the service. That is the first process that is no init: above it is the image's
+ * init, and with `docker run --init` another one above that. An endless loop is `R (running)`, a
+ * wait `S (sleeping)`, a SIGSTOP `T (stopped)`.
  *
  * @returns Nothing if the kernel does not tell
  */
@@ -944,9 +949,9 @@ async function within<T>(ms: number, name: string, run: () => T): Promise<Awaite
 interface Runtime {
   /** The arguments behind the name of the program. */
   args: string[];
-  /** The path of the program, as the command line has it. */
+  /** The absolute path of the program, with its links. An init's command line has to name it. */
   entry(): string;
-  /** The path of the program's file, with links resolved. */
+  /** The path of the file that was started. On Node.js its links are resolved. */
   realEntry(): string;
   /** The value of an environment variable. */
   variable(name: string): string | undefined;
@@ -1057,8 +1062,8 @@ async function listenOnNode(
   const { createAdaptorServer } = await import("@hono/node-server");
   // A failed write to the log does not end the service.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
-  // Node.js 22.21, 24.9 and later ask it before an upgrade. Others take each upgrade, and leave it
-  // to refuseOtherUpgrades().
+  // Node.js 22.21, 24.9 and later call shouldUpgradeCallback before an upgrade. Others take each
+  // upgrade, so refuseOtherUpgrades() answers those that are no WebSocket.
   const upgrades = websocket && { shouldUpgradeCallback: isWebSocket };
   const server = createAdaptorServer({
     websocket,
@@ -1107,7 +1112,7 @@ async function whenSent(env: NodeEnv): Promise<void> {
       if (incoming!.socket.destroyed) resolve();
     });
   });
-  // Not by noteError(), which takes a connection that was cut for a client that left.
+  // Not by noteError(): the service cut the socket, and noteError() would say that the client left.
   if (outgoing.errored) note(env, errorFields(outgoing.errored));
   if (outgoing.errored || !outgoing.writableFinished) throw new Error("not sent");
 }
@@ -1124,8 +1129,9 @@ function createPrepare() {
     if (!outgoing) return markUpgrade(response, env);
     if (isDraining) outgoing.shouldKeepAlive = false;
 
-    // The adapter has a fast way for a text. It is lost once something reads body, bodyUsed or
-    // headers of its Response. So the parts are read in their place.
+    // The adapter sends a text fast while its Response is mere parts under a symbol, the first that
+    // any Response has. Reading body, bodyUsed or headers makes it a whole one. So this reads the
+    // parts.
     partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
     const parts = (response as unknown as Record<symbol, Parts | undefined>)[partsKey];
     if (parts) assertHeaders(parts[2]);
@@ -1140,7 +1146,10 @@ function createPrepare() {
   };
 }
 
-/** Throws for malformed pairs of headers, which would end the process in the adapter. */
+/**
+ * Throws for an array that holds no pairs of headers, because in the adapter it would end the
+ * process. safeServerResponse() refuses what is wrong in any other form.
+ */
 function assertHeaders(headers: HeadersInit | undefined): void {
   if (Array.isArray(headers)) new Headers(headers);
 }
@@ -1355,14 +1364,15 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
       // shutdown() makes the bodies of requests in flight unreadable:
       // https://github.com/denoland/deno/issues/36809
       await uploads.zero();
+      // A server before listenAgain() may still have requests, so shutdown() alone is not enough.
       await Promise.all([handler.idle(), server.shutdown()]);
     },
   };
 }
 
 /**
- * A URL with one path segment at most and no query. Deno joins the Host field and the path: a Host
- * `a/b` and a path `/c` make `http://a/b/c`. So no Host field with a path makes such a URL.
+ * A URL with one slash behind the host, and no query. Deno joins the Host field and the path: the
+ * Host `a/b` and the path `/c` make `http://a/b/c`. So the Host field of such a URL has no path.
  */
 const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
 
@@ -1445,7 +1455,7 @@ function isStarted(): boolean {
   return isBundled && entry === `${import.meta.dirname}/main.js`;
 }
 
-/** Runs the program to its end. A failure is one line on standard error. */
+/** Runs the program to its end. A failure is a text on standard error, and exit code 1. */
 async function run(): Promise<void> {
   let exitCode = 1;
   try {
