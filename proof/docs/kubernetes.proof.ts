@@ -4,7 +4,8 @@
  * locked down, where no kubelet could reach the port. Kubernetes itself was run by hand.
  */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { constants, tmpdir } from "node:os";
 import { after, before, describe, test } from "node:test";
 import { Deployment } from "kubernetes-models/apps/v1/Deployment";
 import { PersistentVolumeClaim } from "kubernetes-models/v1/PersistentVolumeClaim";
@@ -22,6 +23,7 @@ import {
   skip,
   type Target,
   TARGETS,
+  withContainer,
 } from "../support/engine.ts";
 import { ROOT, withRoutesOf } from "../support/harness.ts";
 
@@ -36,8 +38,9 @@ const [, SECTION] = /^## Kubernetes\n(.+?)^## /ms.exec(DOCUMENT)!;
 const [WRITES, PROBES, ON_NODE] = [...SECTION.matchAll(/^```yaml\n(.+?)^```$/gms)]
   .map(([, block]) => block);
 
-const manifest = (): Manifest =>
-  parseAllDocuments(readFileSync(`${ROOT}/deploy/kubernetes.yaml`, "utf8"))[0].toJS();
+const MANIFEST = readFileSync(`${ROOT}/deploy/kubernetes.yaml`, "utf8");
+const deploymentOf = (text: string): Manifest => parseAllDocuments(text)[0].toJS();
+const manifest = () => deploymentOf(MANIFEST);
 const probes: Required<Pick<Container, "startupProbe" | "livenessProbe" | "readinessProbe">> =
   parse(
     PROBES,
@@ -91,6 +94,27 @@ test("the three probes are valid in the manifest, and leave none that asks over 
   assert.equal(container.livenessProbe.terminationGracePeriodSeconds, 1);
 });
 
+test("the line for clusters with IPv6 first is valid once it is no comment", () => {
+  const deployment = deploymentOf(MANIFEST.replace("# - { name: HOST,", "- { name: HOST,"));
+  new Deployment(deployment).validate();
+  const { env } = deployment.spec!.template.spec!.containers[0];
+  assert.deepEqual(env!.map(({ name, value }) => [name, value]), [
+    ["DRAIN_DELAY_MS", "5000"],
+    ["HOST", "::"],
+  ]);
+});
+
+/** What a container with this profile gets is what a kernel without IPv6 answers. */
+const WITHOUT_IPV6 = {
+  defaultAction: "SCMP_ACT_ALLOW",
+  syscalls: [{
+    names: ["socket"],
+    action: "SCMP_ACT_ERRNO",
+    errnoRet: constants.errno.EAFNOSUPPORT,
+    args: [{ index: 0, value: 10, op: "SCMP_CMP_EQ" }], // AF_INET6
+  }],
+};
+
 describe("on a Docker engine", { skip }, () => {
   before(async () => {
     for (const target of TARGETS) await build(target);
@@ -115,6 +139,41 @@ describe("on a Docker engine", { skip }, () => {
     });
   }
 
+  for (const target of TARGETS) {
+    test(`${target}: where HTTP_PROXY is set, the probes are ready by NO_PROXY`, async () => {
+      // Nothing listens at port 9. Node.js obeys HTTP_PROXY only with the last variable.
+      const env = ["HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.1", "NODE_USE_ENV_PROXY=1"];
+      const flags = [...LOCKED, ...["HOST=127.0.0.1", ...env].flatMap((pair) => ["--env", pair])];
+      await withContainer(target, flags, async (container) => {
+        await health(container, "healthy");
+        await assertProbes(container, target, 0, 0);
+        const { ping, ready } = COMMANDS[target];
+        const byProxy = ["--env", "NO_PROXY="];
+        assert.equal(await exitCode(container, ping, byProxy), 0, "the image's own obeys none");
+        assert.equal(await exitCode(container, ready, byProxy), 1);
+      });
+    });
+
+    test(`${target}: HOST=:: serves IPv4 too, and names a kernel without IPv6`, async () => {
+      const host = ["--env", "HOST=::"];
+      await withContainer(target, [...LOCKED, ...host], async (container) => {
+        await health(container, "healthy");
+        assert.equal(await exitCode(container, COMMANDS[target].ready), 0);
+      });
+      const folder = mkdtempSync(`${tmpdir()}/heartbeat-kubernetes-`);
+      try {
+        writeFileSync(`${folder}/seccomp.json`, JSON.stringify(WITHOUT_IPV6));
+        const profile = ["--security-opt", `seccomp=${folder}/seccomp.json`];
+        const args = ["run", "--rm", ...profile, ...host, image(target)];
+        const failed = await run("docker", args, { timeout: 30_000 }).catch((error) => error);
+        assert.equal(failed.code, 1);
+        assert.match(failed.stderr, /^Cannot listen on \[::\]:8080: .*family not supported.*\n$/);
+      } finally {
+        rmSync(folder, { recursive: true });
+      }
+    });
+  }
+
   test("a service with SQLite fails to start where nothing is mounted", async () => {
     const routes = `
       const { DatabaseSync } = await import("node:sqlite");
@@ -129,8 +188,8 @@ describe("on a Docker engine", { skip }, () => {
   });
 });
 
-const exitCode = (container: string, command: string[]): Promise<number> =>
-  run("docker", ["exec", container, ...command]).then(() => 0, ({ code }) => code);
+const exitCode = (container: string, command: string[], flags: string[] = []): Promise<number> =>
+  run("docker", ["exec", ...flags, container, ...command]).then(() => 0, ({ code }) => code);
 
 async function assertProbes(container: string, target: Target, healthy: number, ready: number) {
   const { ping, ready: isReady } = COMMANDS[target];
