@@ -1,11 +1,11 @@
 /**
  * Holds how a copy takes a newer heartbeat: runs the shell steps of the copy's own heartbeat.yml,
  * which are the lines of docs/copy.md, in a copy of each kind against local repositories, with and
- * without a conflict. Not run: the actions that set up a runtime, and `gh pr create`, which needs
- * GitHub.
+ * without a conflict. Not run: the actions that set up a runtime, and `gh` itself, which needs
+ * GitHub. A program in its place notes what it is asked, and fails where the test says so.
  */
 import assert from "node:assert/strict";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { parse } from "yaml";
 import {
@@ -107,7 +107,16 @@ interface Step {
   env?: Record<string, string>;
 }
 
-/** Runs the shell steps of heartbeat.yml in a copy, without the one that asks GitHub. */
+/** What `gh` was last asked. */
+const ASKED = `${FOLDER}/asked`;
+
+/** Writes a program in place of `gh`, which notes what it is asked and ends with this code. */
+function writeGh(exitCode: number) {
+  write(FOLDER, "bin/gh", `#!/bin/sh\nprintf '%s\\n' "$@" >"${ASKED}"\nexit ${exitCode}\n`);
+  chmodSync(`${FOLDER}/bin/gh`, 0o755);
+}
+
+/** Runs the shell steps of heartbeat.yml in a copy, until one fails. */
 async function runWorkflow(shop: string, kind: Kind): Promise<string> {
   const { jobs } = parse(readFileSync(`${shop}/.github/workflows/heartbeat.yml`, "utf8"));
   const steps: Step[] = jobs.update.steps;
@@ -116,12 +125,12 @@ async function runWorkflow(shop: string, kind: Kind): Promise<string> {
     text.replace(/\$\{\{ (.+?) \}\}/g, (_, name) => outputs.get(name) ?? "");
   let said = "";
   for (const { id, if: condition, run, env = {} } of steps) {
-    if (!run || run.includes("gh pr create")) continue;
+    if (!run) continue;
     if (condition && !outputs.get(condition)) continue;
     const file = `${FOLDER}/output`;
     writeFileSync(file, "");
     said += await shell(shop, run, {
-      PATH: pathWith(kind),
+      PATH: `${FOLDER}/bin:${pathWith(kind)}`,
       CI: "true",
       HEARTBEAT: UPSTREAM,
       GITHUB_OUTPUT: file,
@@ -142,6 +151,7 @@ function versionIn(shop: string, manifest: string, name: string): string {
 }
 
 before(async () => {
+  writeGh(0);
   await serveArchive();
   await makeUpstream();
 });
@@ -167,6 +177,10 @@ for (const kind of KINDS) {
     assert.equal(await shell(shop, "git status --short"), "", "all of it is committed");
     const log = await shell(shop, `git log -1 --format=%s origin/${BRANCH}`);
     assert.equal(log, `Take heartbeat ${NEXT}\n`);
+    const body = `${FOLDER}/body`;
+    const asked = ["--head", BRANCH, "--title", `Take heartbeat ${NEXT}`, "--body-file", body];
+    assert.deepEqual(readFileSync(ASKED, "utf8").trim().split("\n"), ["pr", "create", ...asked]);
+    assert.match(readFileSync(body, "utf8"), /^What .+ said:\n(?: {4}.*\n)+$/);
     assert.ok(read("main.ts").includes(ROUTE));
     assert.ok(has("main.ts"));
     assert.match(read("Dockerfile"), /^ARG DENO_VERSION=9\.9\.9$/m);
@@ -212,6 +226,25 @@ for (const kind of KINDS) {
     },
   );
 }
+
+test("both: a branch without a pull request is taken back, so the next run tries again", {
+  timeout: TIMEOUT_MS,
+}, async () => {
+  const shop = await makeCopy("both", "refused");
+  const pushed = () => shell(shop, `git ls-remote origin "refs/heads/${BRANCH}"`);
+  writeGh(1);
+  try {
+    await assert.rejects(runWorkflow(shop, "both"), { code: 1 });
+    assert.match(readFileSync(ASKED, "utf8"), /^pr\ncreate\n/);
+    assert.equal(await pushed(), "");
+  } finally {
+    writeGh(0);
+  }
+  // Each run has a fresh checkout of the default branch.
+  await shell(shop, `git switch --quiet main && git branch --quiet -D "${BRANCH}"`);
+  await runWorkflow(shop, "both");
+  assert.match(await pushed(), new RegExp(`refs/heads/${BRANCH}$`, "m"));
+});
 
 test("both: by hand it commits nothing, and a conflict ends with exit code 1", {
   timeout: TIMEOUT_MS,
