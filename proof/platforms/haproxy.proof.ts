@@ -16,7 +16,7 @@ import { WebSocket } from "ws";
 import { blocksOf } from "../docs/blocks.ts";
 import { ROUTES, underLoad } from "../support/clients.ts";
 import { NAME, removeImages, run, say, skip, type Target, TARGETS } from "../support/engine.ts";
-import { copyProject, ROOT, until, withRoutesOf } from "../support/harness.ts";
+import { copyProject, ROOT, sleep, until, withRoutesOf } from "../support/harness.ts";
 
 const FILE = "deploy/haproxy.yaml";
 const COMMANDS = [...readFileSync(`${ROOT}/${FILE}`, "utf8").matchAll(/^# (docker compose .+)$/gm)]
@@ -146,7 +146,7 @@ async function assertClient(deployment: Deployment, url: URL) {
 async function assertQuietWebSocket(url: URL) {
   const socket = new WebSocket(new URL("/echo", url.href.replace("http", "ws")));
   await once(socket, "open");
-  await new Promise((resolve) => setTimeout(resolve, 2 * TIMEOUT_S * 1000));
+  await sleep(2 * TIMEOUT_S * 1000);
   socket.send("hello");
   const [message] = await once(socket, "message");
   assert.equal(`${message}`, "echo: hello");

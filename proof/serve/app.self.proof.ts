@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { addRoutes, type App, createApp, createHandler } from "../../main.ts";
-import { sleep } from "../support/harness.ts";
+import { until } from "../support/harness.ts";
 
 /**
  * Takes what main.ts prints in this process: by the console on Node.js, past it on Deno. Returns
@@ -37,10 +37,7 @@ async function withApp(
   const take = (lines: string) => void printed.push(...lines.trimEnd().split("\n"));
   const restore = intercept(take);
   const logged = async (count: number) => {
-    const startMs = performance.now();
-    while (printed.length < count && performance.now() - startMs < 5000) {
-      await sleep(1);
-    }
+    await until(() => printed.length >= count, `${count} lines of the log`);
     assert.equal(printed.length, count);
     return printed.splice(0).map((line) => JSON.parse(line));
   };

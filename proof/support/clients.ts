@@ -6,6 +6,8 @@
  * As a program it asks until SIGTERM, and exits 1 if a request was lost:
  *
  *     node clients.ts http://tasks.heartbeat:8080
+ *
+ * It imports nothing of ours, because it then lies alone in a container.
  */
 import assert from "node:assert/strict";
 import { Agent, type IncomingMessage, request } from "node:http";
