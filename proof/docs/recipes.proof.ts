@@ -4,14 +4,6 @@ import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { blocks } from "./blocks.ts";
 
-const LINES_MAX = 25;
-
-test(`no example is longer than ${LINES_MAX} lines`, () => {
-  for (const { recipe, code } of blocks) {
-    assert.ok(code.trimEnd().split("\n").length <= LINES_MAX, recipe);
-  }
-});
-
 test("each recipe is in a list of a file of this folder that uses all its blocks", () => {
   const files = readdirSync(import.meta.dirname).filter((name) => /^recipes-.+\.ts$/.test(name));
   const lists = files.flatMap((name) => {
