@@ -150,7 +150,7 @@ async function assertAbandoned(service: Service) {
 }
 
 interface Limit {
-  /** The first words of the limit in the document. */
+  /** The first words of the limit's row, by which the two are matched; `holds` proves the rest. */
   limit: string;
   on: (runtime: Runtime) => boolean;
   routes?: string;
