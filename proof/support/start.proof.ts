@@ -1,4 +1,4 @@
-/** Holds start.mjs, by which proof.yml starts the service on Windows and macOS, as Linux runs it. */
+/** Holds start.mjs, by which proof.yml starts the service on Windows and macOS. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
