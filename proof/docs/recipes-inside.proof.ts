@@ -112,6 +112,8 @@ describe("looking into a container", { skip }, () => {
       readEnvFile(target));
   }
 
+  test("node: the document's line as it stands, under Compose", findWedgeUnderCompose);
+
   test("where.mjs says in one line that no JavaScript runs", () =>
     withImage("deno", [], async (container) => {
       await signalRuntime(container, "deno", "SIGSTOP");
@@ -156,6 +158,22 @@ async function findWedge(container: string, target: Target) {
     const count = await docker(["inspect", "--format", "{{.RestartCount}}", container]);
     return count === "1";
   }, "restart by the policy");
+}
+
+/** Runs the document's own line in the project's folder, where Compose runs the image. */
+async function findWedgeUnderCompose() {
+  const env = { COMPOSE_PROJECT_NAME: NAME, IMAGE: image("node"), PUBLISHED_PORT: "0" };
+  const compose = (command: string) => shell(ROOT, `docker compose ${command}`, env);
+  try {
+    await compose("up --detach --wait --no-build");
+    const port = (await compose("port app 8080")).trim().split(":").at(-1);
+    const hanging = fetch(`http://127.0.0.1:${port}/wedge`).catch(String);
+    assert.match(await shell(ROOT, nodeLine, env), FOUND);
+    await compose("kill");
+    await hanging;
+  } finally {
+    await compose("down --volumes --timeout 1");
+  }
 }
 
 /** The commands of the table, which need no runtime. */
