@@ -145,8 +145,8 @@ export async function unpackArchive(folder: string): Promise<void> {
 /** Runs a start of the page in a folder, with the archive's address in place of the host's. */
 export async function startCopy(name: string, commands: string, env: Env): Promise<string> {
   mkdirSync(`${FOLDER}/${name}`);
-  const address = /gh:\S+/.exec(commands)?.[0] ?? assert.fail(commands);
-  await shell(`${FOLDER}/${name}`, commands.replace(address, url), env);
+  const address = /"gh:[^"]+"/.exec(commands)?.[0] ?? assert.fail(commands);
+  await shell(`${FOLDER}/${name}`, commands.replace(address, `"${url}"`), env);
   return `${FOLDER}/${name}/shop`;
 }
 
