@@ -1,6 +1,7 @@
 /**
- * Run by `npm run test:image`: a volume at /data and one at /app/data are the same folder, so that
- * a path of the source holds in the image, and a mount of 3.0.0 stays where it is.
+ * Run by `npm run test:image`: the volume is all that the image's user can write to. At /data and
+ * at /app/data it is the same folder, so that a path of the source holds in the image, and a mount
+ * of 3.0.0 stays where it is.
  */
 import assert from "node:assert/strict";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -72,6 +73,24 @@ async function withNote(
 }
 
 for (const target of TARGETS) {
+  test(`${target}: nothing but the volume is writable for the image's user`, { skip }, async () => {
+    await withContainer(target, [], async (container) => {
+      await health(container, "healthy");
+      const attempt = (path: string) =>
+        target === "deno"
+          ? ["/bin/deno", "eval", `Deno.writeTextFileSync("${path}", "")`]
+          : ["/bin/node", "-e", `fs.writeFileSync("${path}", "")`];
+      for (const path of ["/app/deno.json", "/app/main.js", "/app/new", "/new", "/bin/tini"]) {
+        const denied = docker(["exec", container, ...attempt(path)]);
+        await assert.rejects(denied, /EACCES|PermissionDenied/, path);
+      }
+      // The last is memory, where a probe keeps what it tells the next.
+      for (const path of ["/app/data/new", "/data/new", "/dev/shm/new"]) {
+        await docker(["exec", container, ...attempt(path)]);
+      }
+    }, "note");
+  });
+
   test(`${target}: what is written in one mount is read in the other`, { skip }, async () => {
     for (const [first, second] of [MOUNTS, MOUNTS.toReversed()]) {
       const volume = `${NAME}-${target}-${MOUNTS.indexOf(first)}`;

@@ -6,7 +6,7 @@
  *     node support/run.js --deno serve stop    *.self.proof.ts alone, on Deno
  *
  * A file *.self.proof.ts proves the runtime that runs it; any other starts the runtimes by itself.
- * A file *.alone.proof.ts loads the machine: it runs after the others, with nothing beside it.
+ * A file *.loads.proof.ts loads the machine: it runs after the others, with nothing beside it.
  */
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -42,9 +42,9 @@ function run([command, ...args], files) {
 try {
   if (folders.length === 0) throw new Error("Name at least one folder");
   const files = folders.flatMap(filesOf);
-  const isAlone = (file) => file.endsWith(".alone.proof.ts");
-  run(COMMANDS[option ?? "--self"], files.filter((file) => !isAlone(file)));
-  for (const file of files.filter(isAlone)) run(NODE, [file]);
+  const loads = (file) => file.endsWith(".loads.proof.ts");
+  run(COMMANDS[option ?? "--self"], files.filter((file) => !loads(file)));
+  for (const file of files.filter(loads)) run(NODE, [file]);
 } catch (error) {
   console.error(error.message);
   process.exitCode = 1;

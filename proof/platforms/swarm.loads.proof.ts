@@ -3,7 +3,7 @@
  * published port. That needs IPVS in the kernel; without it they ask inside the stack's network,
  * and the test says so. Without a Docker engine it skips, and says so; in CI that is a failure.
  *
- *     node --import tsx --test proof/platforms/swarm.alone.proof.ts
+ *     node --import tsx --test proof/platforms/swarm.loads.proof.ts
  */
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
