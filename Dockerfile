@@ -43,9 +43,10 @@ RUN --mount=type=cache,target=/root/.npm --mount=type=secret,id=npmrc,target=/ro
 RUN rm -rf package*.json .npmrc* node_modules/.package-lock.json
 RUN install -D --strip "$(command -v node)" /files/bin/node \
  && install /usr/bin/tini /files/bin/tini
+# A package may hold parts for other platforms, on which ldd fails.
 RUN find /files/bin /files/app -type f \
       \( -path '/files/bin/*' -o -name '*.node' -o -name '*.so' -o -name '*.so.[0-9]*' \) \
-      -exec ldd {} + >/tmp/needed \
+      -exec ldd {} ';' >/tmp/needed \
  && grep -oE '\s/(usr/)?lib\S*' /tmp/needed | sort -u | xargs cp --parents --dereference -t /files
 RUN cp --parents --dereference /etc/ssl/certs/ca-certificates.crt /files \
  && echo 'app:x:65532:65532::/:/' >/files/etc/passwd \

@@ -66,8 +66,10 @@ const SHOWN = ["--quiet=false", "--progress=plain"];
 
 const NATIVE_ROUTES = `
 const { hash, verify } = await import("@node-rs/argon2");
+const { default: bcrypt } = await import("bcrypt");
 const { default: sharp } = await import("sharp");
 app.get("/argon2", async (c) => c.json(await verify(await hash("tea"), "tea")));
+app.get("/bcrypt", async (c) => c.json(await bcrypt.compare("tea", await bcrypt.hash("tea", 4))));
 app.get("/sharp", async (c) => {
   const create = { width: 9, height: 9, channels: 3 as const, background: "red" };
   return c.json((await sharp({ create }).png().toBuffer()).subarray(1, 4).toString());
@@ -77,7 +79,9 @@ app.get("/sharp", async (c) => {
 test("node: packages with native parts work in the locked-down image", { skip }, async (t) => {
   const folder = buildFolder();
   try {
-    await addPackages(folder, ["@node-rs/argon2", "sharp"], NATIVE_ROUTES, FOLDER);
+    // bcrypt brings its parts for all platforms.
+    const packages = ["@node-rs/argon2", "bcrypt", "sharp"];
+    await addPackages(folder, packages, NATIVE_ROUTES, FOLDER);
     await buildFrom(folder, "node", "native");
   } finally {
     rmSync(folder, { recursive: true });
@@ -87,11 +91,12 @@ test("node: packages with native parts work in the locked-down image", { skip },
     await health(container, "healthy");
     const url = `http://127.0.0.1:${await published(container)}`;
     assert.equal(await (await fetch(`${url}/argon2`)).json(), true);
+    assert.equal(await (await fetch(`${url}/bcrypt`)).json(), true);
     assert.equal(await (await fetch(`${url}/sharp`)).json(), "PNG");
   }, "native");
   const format = ["--format", "{{.Size}}"];
   const bytes = Number(await docker(["image", "inspect", ...format, image("node", "native")]));
-  say(t, `${(bytes / 1e6).toFixed(1)} MB with argon2 and sharp`);
+  say(t, `${(bytes / 1e6).toFixed(1)} MB with argon2, bcrypt and sharp`);
 });
 
 test("deno: the build tells that a package with native parts needs Node.js", {
