@@ -1,6 +1,6 @@
-# For Node.js:  docker build --tag heartbeat --target node .
-# For Deno:     docker build --tag heartbeat --target deno .
-# Without --target it is the one that the last line names.
+# docker build --tag heartbeat .
+# With both runtimes: --target node or --target deno. Without it, the one that the last line names.
+
 ARG DENO_VERSION=2.9.6
 ARG NODE_VERSION=26.10.0
 
@@ -74,7 +74,7 @@ COPY . .
 RUN --mount=type=cache,target=/deno-dir --mount=type=secret,id=npmrc,target=/root/.npmrc \
     deno bundle --quiet --frozen --minify --code-splitting --sourcemap=linked \
       --outdir=bundle main.ts \
- || { echo 'Lockfile out of date? npm run dependencies (on Deno alone: deno install).' \
+ || { echo 'Lockfile out of date? npm run dependencies.' \
       'Module not found? Native parts need --target node, a private registry --secret.' >&2; \
       exit 1; }
 # Every user can read it, whatever umask the checkout was made with.

@@ -1,6 +1,6 @@
 /**
- * An example to start from: a route asked in process, and the service as a process. `npm test`
- * and `deno task test` run each *.test.ts.
+ * An example to start from: a route asked in process, and the service as a process.
+ * `npm test` and `deno task test` run each *.test.ts.
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";

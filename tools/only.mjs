@@ -13,7 +13,6 @@ const OF_NODE = [
   "package.json",
   "package-lock.json",
   "tsconfig.json",
-  ".npmrc",
   "exec.cmd",
   "tools",
 ];
@@ -49,13 +48,24 @@ const withoutTarget = (text) =>
 /** Takes one of Renovate's managers out of its file. */
 const withoutManager = (text, manager) => text.replace(`"${manager}", `, "");
 
+/** The comments that a copy for both has alone: how to choose the image, whose the memory is. */
+const withoutChoice = (text) => text.replace(/^ *# (With both runtimes|Deno's values).*\n/m, "");
+
 /** What the example test starts the service with: on Deno the first, on Node.js the second. */
 const START_OPTIONS = /"Deno" in globalThis \? (\[.*?\]) : (process\.execArgv)/;
+/** What runs it: on Node.js the first, on Deno the second. */
+const TEST_COMMANDS = /(`npm test`) and (`deno task test`) run each/;
 
 /** Takes a runtime out of the files that both kinds of copies keep. */
 function takeOut(runtime, name) {
+  const isNode = runtime === "deno";
   for (const file of WORKFLOWS) edit(file, (text) => withoutJobs(text, runtime, name));
   for (const file of COMPOSE_FILES) edit(file, withoutTarget);
+  for (const file of ["Dockerfile", "deploy/kubernetes.yaml"]) edit(file, withoutChoice);
+  edit("main.test.ts", (text) =>
+    text
+      .replace(START_OPTIONS, isNode ? "$2" : "$1")
+      .replace(TEST_COMMANDS, isNode ? "$1 runs each" : "$2 runs each"));
 }
 
 function onlyNode() {
@@ -68,9 +78,13 @@ function onlyNode() {
     for (const name of ["test:deno", "dependencies", "only-node"]) delete scripts[name];
     return `${JSON.stringify(manifest, null, 2)}\n`;
   });
-  edit("main.test.ts", (text) => text.replace(START_OPTIONS, "$2"));
   edit("tools/check.mjs", (text) => text.replaceAll(/^ +{ needs: "deno\..*\n/gm, ""));
   edit("Dockerfile", (text) => text.replace(/^FROM deno\n*$/m, "FROM node\n"));
+  // Deno's image takes less memory.
+  edit("deploy/kubernetes.yaml", (text) =>
+    text
+      .replace("memory: 48Mi", "memory: 72Mi")
+      .replace("memory: 96Mi", "memory: 128Mi"));
   takeOut("deno", "Deno");
   // The one image that is left needs no suffix.
   edit(WORKFLOWS[0], (text) => text.replace('suffix: "-node"', 'suffix: ""'));
@@ -78,31 +92,49 @@ function onlyNode() {
   remove(OF_DENO);
 }
 
-/** The imports that are a package.json's packages, as lines of deno.json. */
-function toImports({ dependencies, devDependencies, optionalDependencies }) {
+/** The packages of package.json as lines of deno.json, in the versions that npm has locked. */
+function toImports({ dependencies, devDependencies, optionalDependencies }, locked) {
   const { tools, tsx, ...packages } = {
     ...devDependencies,
     ...optionalDependencies,
     ...dependencies,
   };
-  const lines = Object.entries(packages).map(([name, version]) => {
-    if (!/^[\^~]?\d/.test(version)) throw new Error(`Cannot import ${name}@${version} from npm`);
-    return `    "${name}": "npm:${name}@${version}"`;
+  return Object.entries(packages).map(([name, range]) => {
+    if (!/^[\^~]?\d/.test(range)) throw new Error(`Cannot import ${name}@${range} from npm`);
+    const version = locked[`node_modules/${name}`]?.version ?? range.replace(/^[\^~]/, "");
+    return [name, `    "${name}": "npm:${name}@${version}",\n`];
   });
-  return `  "imports": {\n${lines.join(",\n")}\n  },\n`;
 }
 
+/** Adds lines to the imports of deno.json, except those that it has. */
+function withImports(text, lines) {
+  const [begin, present = ""] = /"imports"\s*:\s*{([^}]*)/.exec(text) ?? [];
+  const added = lines.filter(([name]) => !present.includes(`"${name}"`)).map(([, line]) => line);
+  if (begin) return text.replace(begin, begin.replace("{", `{\n${added.join("")}`));
+  return text.replace(/^\s*{/m, `{\n  "imports": {\n${added.join("")}  },`);
+}
+
+const readJson = (file) => JSON.parse(readFileSync(file, "utf8"));
+
 function onlyDeno() {
-  const imports = toImports(JSON.parse(readFileSync("package.json", "utf8")));
+  const { packages = {} } = existsSync("package-lock.json") ? readJson("package-lock.json") : {};
+  const imports = toImports(readJson("package.json"), packages);
+  const deno = (...args) => execFileSync(process.execPath, args, { stdio: "inherit" });
   edit("deno.json", (text) =>
-    text
-      .replace("{\n", `{\n${imports}`)
+    withImports(text, imports)
       .replace(/,\n *"only-deno": .*(?=\n)|\n *"only-deno": .*,(?=\n)/, ""));
+  deno("fmt", "--quiet", "deno.json");
   takeOut("node", "Node.js");
-  edit("main.test.ts", (text) => text.replace(START_OPTIONS, "$1"));
+  edit("Dockerfile", (text) =>
+    text
+      .replace("npm run dependencies", "deno install")
+      .replace("need --target node", "need Node.js"));
   edit(".github/renovate.json", (text) => withoutManager(text, "npm"));
+  // An owner's registry stays.
+  edit(".npmrc", (text) => text.replace(/^save-exact=true\n?/m, ""));
+  if (existsSync(".npmrc") && readFileSync(".npmrc", "utf8").trim() === "") remove([".npmrc"]);
   remove(OF_NODE);
-  execFileSync(process.execPath, ["install", "--quiet", "--lockfile-only"], { stdio: "inherit" });
+  deno("install", "--quiet", "--lockfile-only");
 }
 
 try {

@@ -5,7 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import {
@@ -143,24 +143,54 @@ async function withCommand(
   }
 }
 
-test("deno: only-deno takes each of the owner's packages along", {
+test("deno: only-deno takes the owner's packages and registry along", {
   timeout: TIMEOUT_MS,
 }, async () => {
   const shop = `${FOLDER}/packages`;
   await unpackArchive(shop);
+  const npm = { PATH: pathWith("both") };
+  const { dependencies } = JSON.parse(readFileSync(`${shop}/package.json`, "utf8"));
+  await shell(shop, `npm install --package-lock-only --ignore-scripts hono@${OLD_HONO}`, npm);
   const manifest = JSON.parse(readFileSync(`${shop}/package.json`, "utf8"));
-  manifest.devDependencies["@types/ws"] = "^8.18.2";
+  manifest.dependencies.hono = "^4.0.0"; // npm's lock has an exact version
+  manifest.devDependencies["@types/ws"] = "^8.18.2"; // npm's lock has none
   manifest.optionalDependencies.zod = "4.6.7";
   writeFileSync(`${shop}/package.json`, JSON.stringify(manifest));
-  await shell(shop, ONLY_DENO, { PATH: pathWith("deno") });
-  const { imports } = JSON.parse(readFileSync(`${shop}/deno.json`, "utf8"));
-  assert.deepEqual(Object.keys(imports).toSorted(), [
-    "@hono/node-server",
-    "@types/ws",
-    "hono",
-    "zod",
-  ]);
+  const imports = '"imports": { "@shop/": "./shop/", "zod": "npm:zod@4.5.0" }';
+  edit(shop, "deno.json", /^{\n/, `// Ours.\n{ ${imports},\n`);
+  const registry = "@acme:registry=https://npm.acme.example/\n";
+  appendFileSync(`${shop}/.npmrc`, registry);
+  await shell(shop, `${ONLY_DENO} && deno fmt --check`, { PATH: pathWith("deno") });
+  const [, text] = readFileSync(`${shop}/deno.json`, "utf8").split("// Ours.\n");
+  assert.deepEqual(JSON.parse(text).imports, {
+    "@hono/node-server": `npm:@hono/node-server@${dependencies["@hono/node-server"]}`,
+    "@shop/": "./shop/",
+    "@types/ws": "npm:@types/ws@8.18.2",
+    hono: `npm:hono@${OLD_HONO}`,
+    zod: "npm:zod@4.5.0", // Deno's is the one that ran
+  });
+  assert.equal(readFileSync(`${shop}/.npmrc`, "utf8"), registry);
 });
+
+/** The memory that deploy/kubernetes.yaml says for a copy's one image; a copy for both has Deno's. */
+const MEMORY = { both: ["48Mi", "96Mi"], node: ["72Mi", "128Mi"], deno: ["48Mi", "96Mi"] };
+
+/** Fails if a file of the copy has the other runtime's values, or names its commands. */
+function assertOneRuntime(shop: string, kind: Kind) {
+  const read = (file: string) => readFileSync(`${shop}/${file}`, "utf8");
+  const kubernetes = read("deploy/kubernetes.yaml");
+  const memory = [...kubernetes.matchAll(/memory: (\w+)/g)].map(([, value]) => value);
+  assert.deepEqual(memory, MEMORY[kind]);
+  assert.equal(/For Node\.js write/.test(kubernetes), kind === "both");
+  // Deno's stages stay in a copy for Node.js alone.
+  const [head, stages] = read("Dockerfile").split("# ════════ Deno ════════");
+  const example = read("main.test.ts");
+  assert.equal(/--target/.test(head), kind === "both");
+  assert.equal(/npm run|--target/.test(stages), kind !== "deno");
+  assert.equal(/"Deno" in globalThis/.test(example), kind === "both");
+  assert.equal(/npm test/.test(example), kind !== "deno");
+  assert.equal(/deno task/.test(example), kind !== "node");
+}
 
 for (const kind of KINDS) {
   const { start, only, run, lacks, manager, runtime, use, old } = COPIES[kind];
@@ -182,8 +212,7 @@ for (const kind of KINDS) {
     await make();
     const files = await filesOf(shop);
     assert.deepEqual(files.filter((file) => lacks.test(file)), []);
-    const example = readFileSync(`${shop}/main.test.ts`, "utf8");
-    assert.equal(example.includes('"Deno" in globalThis'), kind === "both");
+    assertOneRuntime(shop, kind);
     const workflows = ["ci", "heartbeat"].map((name) =>
       readFileSync(`${shop}/.github/workflows/${name}.yml`, "utf8")
     ).join("");
