@@ -8,9 +8,11 @@ import { spawn } from "node:child_process";
 import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import process from "node:process";
 import { after, before, test } from "node:test";
+import { parse } from "yaml";
 import {
   blocks,
   edit,
+  failure,
   filesOf,
   FOLDER,
   type Kind,
@@ -196,6 +198,7 @@ for (const kind of KINDS) {
   const { start, only, run, lacks, manager, runtime, use, old } = COPIES[kind];
   const shop = `${FOLDER}/${kind}/shop`;
   const path = () => ({ PATH: pathWith(kind) });
+  const manifest = manager === "npm" ? "package.json" : "deno.json";
 
   const make = once(async () => {
     await startCopy(kind, start, path());
@@ -223,6 +226,35 @@ for (const kind of KINDS) {
     assert.equal(await shell(shop, "git status --short"), "", "it left something behind");
   });
 
+  test(`${kind}: ci.yml has its runtimes alone, and sees a stale lock`, {
+    timeout: TIMEOUT_MS,
+  }, async () => {
+    await make();
+    const { jobs } = parse(readFileSync(`${shop}/.github/workflows/ci.yml`, "utf8"));
+    const runtimes = kind === "both" ? ["deno", "node"] : [kind];
+    assert.deepEqual(Object.keys(jobs).toSorted(), [...runtimes, "image", "publish"].toSorted());
+    assert.deepEqual(jobs.publish.needs.toSorted(), [...runtimes, "image"].toSorted());
+    assert.deepEqual(jobs.image.strategy.matrix.target, runtimes);
+    const published = runtimes.map((target, index) => ({ target, suffix: index ? "-node" : "" }));
+    assert.deepEqual(jobs.publish.strategy.matrix.include, published);
+    for (const runtime of runtimes) {
+      const lines: string[] = jobs[runtime].steps.flatMap(({ run = [] }: { run?: string }) => run);
+      const sed = lines.find((line) => line.startsWith("sed ")) ?? assert.fail(`${lines}`);
+      const outputs = { GITHUB_OUTPUT: `${FOLDER}/output` };
+      const said = await shell(shop, `>"$GITHUB_OUTPUT"; ${sed}; cat "$GITHUB_OUTPUT"`, outputs);
+      const [, version] = new RegExp(`^ARG ${runtime.toUpperCase()}_VERSION=(.+)$`, "m")
+        .exec(readFileSync(`${shop}/Dockerfile`, "utf8"))!;
+      assert.equal(said, `version=${version}\n`);
+      // The lock is behind the manifest.
+      const install = lines.find((line) => /npm ci|task .*check/.test(line))!;
+      const kept = readFileSync(`${shop}/${manifest}`);
+      edit(shop, manifest, /("hono": "\D*)[\d.]+/, `$1${OLD_HONO}`);
+      const env = { PATH: pathWith(runtime as Kind), CI: "true" };
+      assert.match(await failure(shop, install, env), /in sync|lockfile is out of date/);
+      writeFileSync(`${shop}/${manifest}`, kept);
+    }
+  });
+
   test(`${kind}: it starts, answers, proves its health and stops`, {
     timeout: TIMEOUT_MS,
   }, async () => {
@@ -238,7 +270,6 @@ for (const kind of KINDS) {
   });
 
   test(`${kind}: a package is added and Hono is upgraded`, { timeout: TIMEOUT_MS }, async () => {
-    const manifest = manager === "npm" ? "package.json" : "deno.json";
     const version = () =>
       /"hono": "[^\d]*([\d.]+)"/.exec(readFileSync(`${shop}/${manifest}`, "utf8"))?.[1] ??
         assert.fail(`no Hono in ${manifest}`);
