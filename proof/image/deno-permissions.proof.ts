@@ -32,6 +32,7 @@ import { copyProject, denoPath, ROOT, withRoutesOf } from "../support/harness.ts
 const ROUTES = `
 const { DatabaseSync } = await import("node:sqlite");
 const db = new DatabaseSync(process.env.DATABASE ?? "data/notes.db");
+db.exec("PRAGMA journal_mode=WAL");
 db.exec("CREATE TABLE IF NOT EXISTS note (text TEXT)");
 app.get("/notes", (c) => c.json(db.prepare("SELECT count(*) AS n FROM note").get()));
 app.get("/reach", async (c) => c.text(await fetch("http://192.0.2.1/").then(String)));
@@ -138,11 +139,11 @@ test("an unknown permission in deno.json fails the start, and is named", { skip 
 // ── From source ──
 
 /** Runs `deno task test` in a copy with the database. */
-async function taskTest(name: string, settings: string) {
+async function taskTest(name: string, settings: string, main = withDatabase) {
   const copy = `${FOLDER}/${name}`;
   copyProject(copy);
   symlinkSync(realpathSync(`${ROOT}/node_modules`), `${copy}/node_modules`);
-  writeFileSync(`${copy}/main.ts`, withDatabase);
+  writeFileSync(`${copy}/main.ts`, main);
   writeFileSync(`${copy}/deno.json`, settings);
   writeFileSync(`${copy}/data/notes.db`, "the real data");
   const outcome = await run(denoPath(), ["task", "--quiet", "test"], { cwd: copy })
@@ -161,4 +162,14 @@ test("a permission that the start misses turns `deno task test` red", async () =
 test("`deno task test` is green once deno.json has the permission", async () => {
   const { code, stdout } = await taskTest("added", permitted);
   assert.equal(code, 0, stdout);
+});
+
+test("`deno task test` removes the database of a start that failed", async () => {
+  const fail =
+    'throw new Error(`left: ${[...Deno.readDirSync("data")].map((file) => file.name)}`);';
+  const { code, stdout } = await taskTest("failed", permitted, withRoutesOf(source, ROUTES + fail));
+  assert.equal(code, 1, stdout);
+  for (const end of ["db", "db-wal", "db-shm"]) {
+    assert.match(stdout, new RegExp(`left: .*test-\\d+\\.${end}\\b(?!-)`));
+  }
 });
