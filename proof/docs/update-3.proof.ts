@@ -6,6 +6,7 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import process from "node:process";
 import { after, before, test } from "node:test";
 import {
   edit,
@@ -17,7 +18,8 @@ import {
   shell,
   write,
 } from "../support/copies.ts";
-import { copyProject, missing, ROOT } from "../support/harness.ts";
+import { skip as noEngine } from "../support/engine.ts";
+import { copyProject, freePort, missing, ROOT } from "../support/harness.ts";
 
 const TIMEOUT_MS = 300_000;
 const UPSTREAM = `${FOLDER}/heartbeat`;
@@ -30,6 +32,7 @@ const skip = !hasHistory && missing(`git has no ${OLD_COMMIT}, so no copy of 3.0
 const [, CHANGES] = readFileSync(`${ROOT}/CHANGELOG.md`, "utf8").split(/^## 4\.0\.0$/m);
 const [FILES, DENO_ALONE] = [...CHANGES.matchAll(/^ {3}```sh\n([^]+?)\n {3}```$/gm)]
   .map(([, commands]) => commands.replaceAll("https://github.com/your-team/heartbeat", UPSTREAM));
+const [EXAMPLE] = /git checkout refs\/heartbeat\/v4\.0\.0 -- main\.test\.ts/.exec(CHANGES)!;
 const UPDATE = "sh .github/update.sh";
 
 /** Makes a repository of heartbeat with 3.0.0 and what stands here as 4.0.0. */
@@ -86,6 +89,20 @@ function takeDenoJson(shop: string, read: string[], more: object) {
   writeFileSync(`${shop}/deno.json`, `${JSON.stringify({ imports, ...ours }, null, 2)}\n`);
 }
 
+/** Builds and starts the service on Docker, posts a note and reads it. */
+async function assertServesNotes(shop: string) {
+  const port = await freePort();
+  const env = { COMPOSE_PROJECT_NAME: `heartbeat-3-${process.pid}`, PUBLISHED_PORT: `${port}` };
+  const url = `http://127.0.0.1:${port}/notes`;
+  try {
+    await shell(shop, "docker compose up --build --wait", env);
+    await fetch(url, { method: "POST", body: "tea" });
+    assert.deepEqual(await (await fetch(url)).json(), [{ id: 1, text: "tea" }]);
+  } finally {
+    await shell(shop, "docker compose down --volumes --rmi local", env);
+  }
+}
+
 before(async () => {
   if (!skip) await makeUpstream();
 });
@@ -108,10 +125,13 @@ test("the README's service moves from 3.0.0 to 4.0.0, and to Node.js alone", {
 
   await shell(shop, FILES, env);
   await updateWithConflicts(shop, env);
-  takeDenoJson(shop, ["data"], { write: ["data"] });
+  takeDenoJson(shop, [], {});
   const manifest = readJson(`${shop}/package.json`);
   manifest.scripts = readJson(`${UPSTREAM}/package.json`).scripts;
   writeFileSync(`${shop}/package.json`, `${JSON.stringify(manifest, null, 2)}\n`);
+  await shell(shop, `${EXAMPLE} && npm run fmt && npm run check`, env);
+  assert.match(await failure(shop, "npm run test:deno", env), /NotCapable: .*data\/test-\d+\.db/);
+  takeDenoJson(shop, ["data"], { write: ["data"] });
   await shell(shop, "npm run fmt && npm run check && npm run test:deno", env);
   const entry = /^ENTRYPOINT[^]*?\]$/m;
   const dockerfile = readFileSync(`${UPSTREAM}/Dockerfile`, "utf8");
@@ -122,6 +142,7 @@ test("the README's service moves from 3.0.0 to 4.0.0, and to Node.js alone", {
   await shell(shop, "git add . && git commit --quiet --message taken", env);
   assert.match(await shell(shop, UPDATE, env), /^heartbeat 4\.0\.0 is the newest$/m);
 
+  if (!noEngine) await assertServesNotes(shop);
   await shell(shop, "npm run only-node && npm run check", env);
   const deno = /^(deno\.|test-deadline|tools\/(only|dependencies))/;
   assert.deepEqual((await filesOf(shop)).filter((file) => deno.test(file)), []);
@@ -146,8 +167,9 @@ test("a service of several files moves from 3.0.0 to 4.0.0 on Deno alone", {
   await shell(shop, FILES, env);
   await shell(shop, DENO_ALONE, env);
   await shell(shop, UPDATE, env);
-  takeDenoJson(shop, [], {});
+  takeDenoJson(shop, ["data"], { write: ["data"] });
   await shell(shop, "deno fmt && deno task check", env);
+  await shell(shop, "deno task test", { ...env, SERVICE_DATA: "data" });
   const node = /^(package|tsconfig|\.npmrc|exec|tools\/)/;
   assert.deepEqual((await filesOf(shop)).filter((file) => node.test(file)), []);
   const { imports } = readJson(`${shop}/deno.json`);
