@@ -18,6 +18,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, test } from "node:test";
+import { parse } from "yaml";
 import {
   buildFolder,
   buildFrom,
@@ -197,6 +198,8 @@ const SETTINGS = /^```ini\n# \.npmrc\n(.+)\n# ~\/\.npmrc\n(.+)\n```$/m.exec(DOCU
 const COMMAND = /^docker build --secret .+$/m.exec(DOCUMENT)![0];
 const COMPOSE = /^```yaml\n# compose\.yaml\n([^`]+build:\n +secrets:[^`]+)```$/m.exec(DOCUMENT)![1];
 
+const CI_STEP = /^```yaml\n# \.github\/workflows\/ci\.yml\n([^`]+)```$/m.exec(DOCUMENT)![1];
+
 /** A folder and a home with the two files of the document, and a package of the registry. */
 async function teaFolder(address: string, home: string): Promise<string> {
   const folder = buildFolder(FOLDER);
@@ -264,4 +267,29 @@ test("compose.yaml takes the secret, and builds the target that TARGET names", {
       await assertTea(target, address);
     }
   });
+});
+
+test("deno: a copy for Deno alone keeps the private registry", { skip }, async () => {
+  const home = `${FOLDER}/alone`;
+  mkdirSync(home);
+  await withRegistry(async (address) => {
+    const folder = await teaFolder(address, home);
+    cpSync(`${ROOT}/tools/only.mjs`, `${folder}/tools/only.mjs`);
+    const options = { cwd: folder, env: { ...process.env, HOME: home } };
+    await run(denoPath(), ["run", "-A", "tools/only.mjs", "deno"], options);
+    const { imports } = JSON.parse(readFileSync(`${folder}/deno.json`, "utf8"));
+    assert.equal(imports[TEA.name], `npm:${TEA.name}@${TEA.version}`);
+    const tag = `--tag ${image("deno", "tea")} --quiet --network host`;
+    await run("sh", ["-c", COMMAND.replace("--tag heartbeat", tag)], options);
+    await assertTea("deno", address);
+  });
+});
+
+test("the step of ci.yml writes the file that has the token", async () => {
+  const home = `${FOLDER}/ci`;
+  mkdirSync(home);
+  const [step] = parse(CI_STEP);
+  assert.deepEqual(step.env, { NPM_TOKEN: "${{ secrets.NPM_TOKEN }}" });
+  await run("sh", ["-c", step.run], { env: { HOME: home, NPM_TOKEN: "the-token" } });
+  assert.equal(readFileSync(`${home}/.npmrc`, "utf8"), `${SETTINGS[2]}\n`);
 });
