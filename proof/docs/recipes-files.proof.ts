@@ -24,6 +24,7 @@ import {
   addRoutes,
   assertAnswer,
   assertGreen,
+  assertGreenAlone,
   bearer,
   edit,
   failToStart,
@@ -75,6 +76,11 @@ test("recipes of files leave the gate green", async () => {
   else missing("BENCH_NODE names no Node.js with SQLite, so the gate was not run with a database");
   assert.deepEqual(await shell(withDatabase, "ls data"), "", "the tests leave no data behind");
 });
+
+for (const kind of ["node", "deno"] as const) {
+  test(`recipes of files leave a copy for ${kind} alone green`, () =>
+    assertGreenAlone(files, kind));
+}
 
 for (const runtime of RUNTIMES) {
   test(`${runtime.name}: a secret, an address, files, static files, a database`, async (t) => {

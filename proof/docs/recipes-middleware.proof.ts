@@ -9,6 +9,7 @@ import { assertUsed } from "./blocks.ts";
 import {
   assertAnswer,
   assertGreen,
+  assertGreenAlone,
   assertGreenOnDenoAlone,
   lineOf,
   makeCopy,
@@ -38,6 +39,11 @@ before(async () => {
 test("recipes of middleware leave the gate green", async () => {
   await assertGreen(copy);
 });
+
+for (const kind of ["node", "deno"] as const) {
+  test(`recipes of middleware leave a copy for ${kind} alone green`, () =>
+    assertGreenAlone(copy, kind));
+}
 
 test("on a machine that has Deno alone, metrics leave the gate green", () =>
   assertGreenOnDenoAlone("Metrics for Prometheus", "Metrics for Prometheus"));

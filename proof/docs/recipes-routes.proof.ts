@@ -20,6 +20,7 @@ import { assertUsed, blocksOf } from "./blocks.ts";
 import {
   assertAnswer,
   assertGreen,
+  assertGreenAlone,
   assertGreenOnDenoAlone,
   bearer,
   failToStart,
@@ -52,6 +53,16 @@ before(async () => {
 
 test("recipes of routes leave the gate green", async () => {
   await assertGreen(copy);
+});
+
+for (const kind of ["node", "deno"] as const) {
+  test(`recipes of routes leave a copy for ${kind} alone green`, () =>
+    assertGreenAlone(copy, kind));
+}
+
+test("the test's lines find that a proxied upstream has no permission", async () => {
+  const env = { UPSTREAM: "http://192.0.2.1:9000" };
+  await assert.rejects(shell(copy, "npm run test:deno", env), /NotCapable: .*192\.0\.2\.1:9000/);
 });
 
 test("on a machine that has Deno alone, a package leaves the gate green", () =>

@@ -158,6 +158,19 @@ export async function add(copy: string, recipe: string) {
 export const assertGreen = (copy: string, node?: string) =>
   shell(copy, "npm run check && npm test", {}, node);
 
+/** What makes a copy for one runtime, and what its owner runs before a push. */
+const ALONE = {
+  node: "npm run only-node && npm run check && npm test",
+  deno: "deno task only-deno && deno task check && deno task test",
+};
+
+/** As assertGreen, for a copy of the copy that is made one for a runtime alone. */
+export async function assertGreenAlone(copy: string, kind: keyof typeof ALONE) {
+  const alone = `${copy}-${kind}-alone`;
+  await shell(FOLDER, `cp -a "${copy}" "${alone}"`);
+  await shell(alone, ALONE[kind], { PATH: pathWith(kind) });
+}
+
 /** As assertGreen, on a machine that has Deno alone: installs for one recipe, pastes another's. */
 export async function assertGreenOnDenoAlone(installs: string, pastes: string) {
   const copy = await unpack("deno-alone");
