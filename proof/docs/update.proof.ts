@@ -77,7 +77,9 @@ async function makeUpstream() {
   for (const file of ["tools/dependencies.mjs", "test-deadline.ts"]) {
     writeFileSync(`${UPSTREAM}/${file}`, readFileSync(`${UPSTREAM}/${file}`, "utf8") + OURS);
   }
-  write(UPSTREAM, "tools/new.mjs", OURS);
+  for (const file of ["tools/new.mjs", "new.mjs", "new-on-deno.ts"]) write(UPSTREAM, file, OURS);
+  edit(UPSTREAM, ".github/update.sh", "tools exec.cmd", "tools new.mjs new-on-deno.ts exec.cmd");
+  edit(UPSTREAM, ".github/update.sh", "test-deadline.ts)", "test-deadline.ts | new-on-deno.ts)");
   await release(NEXT);
 }
 
@@ -184,6 +186,9 @@ for (const kind of KINDS) {
     assert.ok(read("main.ts").includes(ROUTE));
     assert.ok(has("main.ts"));
     assert.match(read("Dockerfile"), /^ARG DENO_VERSION=9\.9\.9$/m);
+    // Files that only the next version's script knows.
+    assert.ok(has("new.mjs"));
+    assert.equal(has("new-on-deno.ts"), kind !== "node");
     // Removed by the owner, or of the other runtime.
     assert.equal(has("tools/new.mjs"), kind !== "deno");
     assert.equal(has("tools/dependencies.mjs"), kind === "both");
