@@ -5,7 +5,7 @@ import { output, ROOT, WORK } from "../programs.ts";
 import { add, type Part } from "../report.ts";
 
 /** What `npm ci` reads. */
-export const PACKAGE_FILES = ["package.json", "package-lock.json", "tools/package.json"];
+export const PACKAGE_FILES = ["package.json", "package-lock.json", "tools"];
 
 interface Installed {
   packages: number;
