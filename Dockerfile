@@ -74,7 +74,7 @@ COPY . .
 RUN --mount=type=cache,target=/deno-dir --mount=type=secret,id=npmrc,target=/root/.npmrc \
     deno bundle --quiet --frozen --minify --code-splitting --sourcemap=linked \
       --outdir=bundle main.ts \
- || { echo 'Lockfile out of date? npm run dependencies.' \
+ || { echo 'Lockfile out of date? npm run dependencies (on Deno alone: deno install).' \
       'Module not found? Native parts need --target node, a private registry --secret.' >&2; \
       exit 1; }
 # Every user can read it, whatever umask the checkout was made with.

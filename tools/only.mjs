@@ -127,7 +127,7 @@ function onlyDeno() {
   takeOut("node", "Node.js");
   edit("Dockerfile", (text) =>
     text
-      .replace("npm run dependencies", "deno install")
+      .replace(/npm run dependencies \(on Deno alone: (.+?)\)/, "$1")
       .replace("need --target node", "need Node.js"));
   edit(".github/renovate.json", (text) => withoutManager(text, "npm"));
   // An owner's registry stays.
