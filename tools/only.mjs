@@ -69,12 +69,20 @@ function takeOut(runtime, name) {
 }
 
 function onlyNode() {
-  const excluded = /"lint": .*?"exclude": \[(.*?)\]/s.exec(readFileSync("deno.json", "utf8"));
+  const settings = readFileSync("deno.json", "utf8");
+  const rules = /"lint": .*?"exclude": \[(.*?)\]/s.exec(settings)?.[1].match(/[\w-]+/g);
+  const [, paths = ""] = /^ {2}"exclude": \[(.*?)\]/ms.exec(settings) ?? [];
+  // A copy has no proof/.
+  const ignored = paths.match(/[^",\s]+/g)?.filter((path) => path !== "proof") ?? [];
   edit("package.json", (text) => {
     const manifest = JSON.parse(text);
     const { scripts } = manifest;
     scripts.test = "npm run test:node";
-    if (excluded) scripts.lint += ` --rules-exclude=${excluded[1].match(/[\w-]+/g).join()}`;
+    if (rules) scripts.lint += ` --rules-exclude=${rules}`;
+    if (ignored.length > 0) {
+      scripts.fmt += ` --ignore=${ignored}`;
+      scripts.lint += ` --ignore=${ignored}`;
+    }
     for (const name of ["test:deno", "dependencies", "only-node"]) delete scripts[name];
     return `${JSON.stringify(manifest, null, 2)}\n`;
   });

@@ -174,7 +174,7 @@ test("deno: only-deno takes the owner's packages and registry along", {
   assert.equal(readFileSync(`${shop}/.npmrc`, "utf8"), registry);
 });
 
-/** The memory that deploy/kubernetes.yaml says for a copy's one image; a copy for both has Deno's. */
+/** The memory that deploy/kubernetes.yaml says: of the image that `docker build .` makes. */
 const MEMORY = { both: ["48Mi", "96Mi"], node: ["72Mi", "128Mi"], deno: ["48Mi", "96Mi"] };
 
 /** Fails if a file of the copy has the other runtime's values, or names its commands. */
@@ -238,7 +238,7 @@ for (const kind of KINDS) {
     const published = runtimes.map((target, index) => ({ target, suffix: index ? "-node" : "" }));
     assert.deepEqual(jobs.publish.strategy.matrix.include, published);
     for (const runtime of runtimes) {
-      const lines: string[] = jobs[runtime].steps.flatMap(({ run = [] }: { run?: string }) => run);
+      const lines: string[] = jobs[runtime].steps.flatMap(({ run }: { run?: string }) => run ?? []);
       const sed = lines.find((line) => line.startsWith("sed ")) ?? assert.fail(`${lines}`);
       const outputs = { GITHUB_OUTPUT: `${FOLDER}/output` };
       const said = await shell(shop, `>"$GITHUB_OUTPUT"; ${sed}; cat "$GITHUB_OUTPUT"`, outputs);
