@@ -111,7 +111,7 @@ const HEADERS: Record<string, [string, string]> = {
   "GET /basic": ["WWW-Authenticate", 'Basic realm="Secure Area"'],
 };
 
-describe("what is thrown", () =>
+describe("an HTTPException is answered as JSON, any other error with a 500", () =>
   onEveryRuntime((on) => {
     const service = shareRoutes(on, THROWING);
     for (const [asked, status, body, isError] of ANSWERS) {

@@ -78,7 +78,7 @@ test("it goes on accepting for as long as the drain delay", async () => {
   });
 });
 
-test("a request in flight gets its whole response, and a new connection none", async () => {
+test("a request in flight at SIGTERM gets its whole response, a new connection none", async () => {
   await withRoutes({}, SLOW, async (service) => {
     const { port, kill, child } = service;
     for (const body of ["whole body", "half"]) { // neither of which any route reads

@@ -1,4 +1,7 @@
-/** The command --ping, many at once: against servers that answer wrongly, and a healthy one. */
+/**
+ * Many probes at once: of servers that answer wrongly or never, and of a healthy one.
+ * probe.self.proof.ts has them one by one.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { allRuntimes, run, TEST_TIMEOUT_MS, withFake, withService } from "../support/harness.ts";
