@@ -19,7 +19,16 @@ import { tmpdir } from "node:os";
 import process from "node:process";
 import { after, before, test } from "node:test";
 import { promisify } from "node:util";
-import { copyProject, ROOT, type Runtime, until, withService } from "../support/harness.ts";
+import {
+  docker,
+  health,
+  inspect,
+  NAME,
+  published,
+  skip as noEngine,
+  TARGETS,
+} from "../support/engine.ts";
+import { copyProject, missing, ROOT, type Runtime, withService } from "../support/harness.ts";
 
 const ROUTES = `
   const { greeting } = await import("./words/greeting.ts");
@@ -42,7 +51,6 @@ const ANSWERS: [path: string, status: number, text: string][] = [
   ["/greet/Augusta", 400, `{"error":"too_big"}`],
 ];
 const MANIFESTS = ["package.json", "tools/package.json", "package-lock.json", "deno.lock"];
-const PATIENCE_MS = 30_000;
 
 const folder = mkdtempSync(`${tmpdir()}/heartbeat-packages-`);
 const copy = `${folder}/heartbeat`;
@@ -58,20 +66,12 @@ const lockedByDeno = () => JSON.parse(readFileSync(`${copy}/deno.lock`, "utf8"))
 
 // ── What is there to test with ──
 
-const missing = (what: string) => {
-  if (process.env.CI) throw new Error(`${what}: in CI nothing is skipped`);
-  console.log(`SKIPPED: ${what}`);
-  return what;
-};
 const node = process.env.BENCH_NODE || process.execPath;
 const version = spawnSync(node, ["--version"], { encoding: "utf8" }).stdout.trim();
 const [major, minor] = version.slice(1).split(".").map(Number);
 const noNode = major > 22 || (major === 22 && minor >= 18)
   ? false
   : missing(`Node.js by itself, as ${version} needs tsx: let BENCH_NODE name 22.18 or later`);
-const noEngine = spawnSync("docker", ["version"]).status === 0
-  ? false
-  : missing("the images, as no Docker engine answers `docker version`");
 
 before(async () => {
   copyProject(copy);
@@ -175,8 +175,7 @@ test("npm ci --omit=dev leaves what npm start needs, and no tool", async () => {
 
 // ── It ships ──
 
-const NAME = `heartbeat-packages-${process.pid}`;
-for (const target of ["deno", "node"]) {
+for (const target of TARGETS) {
   test(
     `${target}: the image has it too, though a tool has a newer version`,
     { skip: noEngine },
@@ -184,29 +183,22 @@ for (const target of ["deno", "node"]) {
       const kept = ["package.json", "tools/package.json"].map((file) =>
         [file, readFileSync(`${copy}/${file}`)] as const
       );
-      const tag = `${NAME}:${target}`;
+      const tag = `${NAME}-packages:${target}`;
       let container = "";
       try {
         await shell(
           "cd tools && npm pkg set dependencies.typescript=^7.0.1",
         );
-        await run("docker", "build", "--quiet", "--tag", tag, "--target", target, ".");
-        container = await run("docker", "run", "--detach", "--publish", "127.0.0.1::8080", tag);
-        const status = () =>
-          run("docker", "inspect", "--format", "{{.State.Health.Status}}", container);
-        await until(async () => await status() === "healthy", "healthy container", PATIENCE_MS);
-        await assertAnswers(
-          Number((await run("docker", "port", container, "8080/tcp")).split(":").at(-1)),
-        );
-        await run("docker", "stop", container);
-        assert.equal(
-          await run("docker", "inspect", "--format", "{{.State.ExitCode}}", container),
-          "0",
-        );
+        await docker(["build", "--quiet", "--tag", tag, "--target", target, copy]);
+        container = await docker(["run", "--detach", "--publish", "127.0.0.1::8080", tag]);
+        await health(container, "healthy");
+        await assertAnswers(await published(container));
+        await docker(["stop", container]);
+        assert.equal((await inspect(container)).ExitCode, 0);
       } finally {
         for (const [file, content] of kept) writeFileSync(`${copy}/${file}`, content);
-        if (container) await run("docker", "rm", "--force", container);
-        await run("docker", "image", "rm", "--force", tag);
+        if (container) await docker(["rm", "--force", container]);
+        await docker(["image", "rm", "--force", tag]);
       }
     },
   );

@@ -39,7 +39,7 @@ app.get("/reach", async (c) => c.text(await fetch("http://192.0.2.1/").then(Stri
 `;
 const source = readFileSync(`${ROOT}/main.ts`, "utf8");
 const withDatabase = withRoutesOf(source, ROUTES);
-const lineOf = (text: string) =>
+const sourceLineOf = (text: string) =>
   withDatabase.split("\n").findIndex((line) => line.includes(text)) + 1;
 
 /** deno.json as an owner edits it. */
@@ -87,7 +87,7 @@ test("a permission that the start misses is named, with the line of the source",
 }, async () => {
   const stderr = await failedStart([], "database");
   assert.match(stderr, /NotCapable: Requires read access to \\"data\/notes\.db\\"/);
-  const line = lineOf("new DatabaseSync");
+  const line = sourceLineOf("new DatabaseSync");
   assert.match(stderr, new RegExp(`/main\\.ts:${line}:`));
 });
 
@@ -104,7 +104,7 @@ test("another file mounted at /app/deno.json has the permissions of one environm
     assert.equal((await fetch(`${url}/reach`)).status, 500);
     const { stderr } = await run("docker", ["logs", container]);
     assert.match(stderr, /NotCapable: Requires net access to \\"192\.0\.2\.1:80\\"/);
-    assert.match(stderr, new RegExp(`/main\\.ts:${lineOf('"/reach"')}:`));
+    assert.match(stderr, new RegExp(`/main\\.ts:${sourceLineOf('"/reach"')}:`));
     assert.equal(await docker(["diff", container]), "");
   }, "database");
 });

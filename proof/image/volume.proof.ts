@@ -1,7 +1,7 @@
 /**
- * Run by `npm run test:image`: the volume is all that the image's user can write to. At /data and
- * at /app/data it is the same folder, so that a path of the source holds in the image, and a mount
- * of 3.0.0 stays where it is.
+ * Run by `npm run test:image`: the volume is all that the image's user can write to, but for the
+ * memory at /dev/shm. At /data and at /app/data it is the same folder, so that a path of the source
+ * holds in the image, and a mount of 3.0.0 stays where it is.
  */
 import assert from "node:assert/strict";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
