@@ -271,16 +271,30 @@ for (const target of TARGETS) {
       await shell(withDatabase, "rm -r ../secrets");
       await compose("down", "--volumes", "--timeout", "5");
 
-      const [commands] = blocksOf("A secret from a file", "sh");
+      const [commands, plain] = blocksOf("A secret from a file", "sh");
       await shell(withDatabase, `umask 077\n${commands.replace("a-secret-key", "secret")}`);
       await compose("up", "--wait", "--no-build");
       await assertComposed(compose);
+      await assertSecretWithoutCompose(plain, tag);
     } finally {
       rmSync(`${FOLDER}/secrets`, { recursive: true, force: true });
       await compose("down", "--volumes", "--timeout", "5");
       await docker(["image", "rm", "--force", tag]);
     }
   });
+}
+
+/** The document's `docker run` gives the service its secret. */
+async function assertSecretWithoutCompose(line: string, tag: string) {
+  const ours = line.replace("8080:8080", "127.0.0.1::8080 --detach").replace("heartbeat", tag);
+  const container = (await shell(withDatabase, ours)).trim();
+  try {
+    await health(container, "healthy");
+    const at = { port: await published(container) };
+    await assertAnswer(url(at, "/admin/hello"), bearer("secret"), 200, "hello");
+  } finally {
+    await docker(["rm", "--force", "--volumes", container]);
+  }
 }
 
 /** Compose with the recipes' files beside the copy's own. */
