@@ -29,6 +29,7 @@ if [ "${1:-}" != "$new" ]; then
   exec sh -c "$script" update.sh "$new"
 fi
 echo "heartbeat $old to $new"
+echo "What it changes for you: git show refs/heartbeat/v$new:CHANGELOG.md"
 
 # The manifest of the runtime that a file belongs to; main.ts for the files of both.
 manifest_of() {
