@@ -72,8 +72,8 @@ function onlyNode() {
   const settings = readFileSync("deno.json", "utf8");
   const rules = /"lint": .*?"exclude": \[(.*?)\]/s.exec(settings)?.[1].match(/[\w-]+/g);
   const [, paths = ""] = /^ {2}"exclude": \[(.*?)\]/ms.exec(settings) ?? [];
-  // A copy has no proof/.
-  const ignored = paths.match(/[^",\s]+/g)?.filter((path) => path !== "proof") ?? [];
+  const isThere = (path) => existsSync(path) || path.includes("*");
+  const ignored = (paths.match(/[^",\s]+/g) ?? []).filter(isThere);
   edit("package.json", (text) => {
     const manifest = JSON.parse(text);
     const { scripts } = manifest;
