@@ -32,8 +32,9 @@ const ENDS: [string, number | null, (service: Service) => ReturnType<typeof stop
 ];
 
 onEverySubject(({ noRows, newData, inService }) => {
+  if (noRows) return; // subjects.ts has printed why
   for (const [end, code, finish] of ENDS) {
-    test(`every row that was acknowledged is there after ${end}`, { skip: noRows }, async () => {
+    test(`every row that was acknowledged is there after ${end}`, async () => {
       const data = { SERVICE_DATA: newData() };
       const acknowledged: string[] = [];
       const DRAIN_DELAY_MS = end === "a second signal" ? "60000" : "0";
