@@ -201,7 +201,7 @@ async function markMalformedBodies(): Promise<void> {
   for (const name of ["json", "formData", "parseBody"] as const) {
     const parse = HonoRequest.prototype[name] as (...args: unknown[]) => Promise<unknown>;
     const parseAndMark = function (this: HonoRequest, ...args: unknown[]) {
-      // Without a body, json() throws a TypeError, which is not marked anyway.
+      // If the body is taken, json() throws a TypeError, which is not marked anyway.
       const isTaken = name !== "json" && isTakenRaw(this);
       return parse.apply(this, args).catch((error) => {
         if (error instanceof parseErrors[name] && !isTaken) malformed.add(error);
@@ -263,7 +263,7 @@ export function createHandler(app: App, isDraining: () => boolean, accessLog: bo
      * Node.js sends a Response faster than a promise of one.
      *
      * @param env What the runtime gives with the request: a new object for each request
-     * @param sent Resolves once the response was sent, rejects if the client left
+     * @param sent Resolves once the response was sent, rejects if it was cut or the client left
      */
     answer(request: Request, env: object, sent: Promise<unknown>): Response | Promise<Response> {
       const startMs = accessLog ? performance.now() : 0; // because Deno's clock takes time
@@ -444,7 +444,7 @@ function errorFields(thrown: unknown) {
   };
 }
 
-/** Returns a bounded text: for an object but an Error "an object", because String() may throw. */
+/** Returns a bounded text. An object that is no Error gives "an object": String() may throw. */
 function toText(value: unknown): string {
   if (typeof value === "object" && !(value instanceof Error)) return "an object";
   return String(value).slice(0, ERROR_LIMIT_CHARS);
@@ -467,7 +467,7 @@ function print(text: string, write: (text: string) => unknown = runtime.writeOut
 
 // ── The server ──
 
-/** The shortest time that the `close` of a service gets, and then the log. */
+/** The shortest time that the `close` of a service gets, and that the log gets after it. */
 const CLOSE_MIN_MS = 1000;
 
 /** A listening server. `close` waits for the requests in flight, and ends accepting. */
@@ -949,7 +949,7 @@ async function within<T>(ms: number, name: string, run: () => T): Promise<Awaite
 interface Runtime {
   /** The arguments behind the name of the program. */
   args: string[];
-  /** The absolute path of the program, with its links. An init's command line has to name it. */
+  /** The program's absolute path, links unresolved. An init's command line has to name it. */
   entry(): string;
   /** The path of the file that was started. On Node.js its links are resolved. */
   realEntry(): string;
@@ -1129,9 +1129,9 @@ function createPrepare() {
     if (!outgoing) return markUpgrade(response, env);
     if (isDraining) outgoing.shouldKeepAlive = false;
 
-    // The adapter sends a text fast while its Response is mere parts under a symbol, the first that
-    // any Response has. Reading body, bodyUsed or headers makes it a whole one. So this reads the
-    // parts.
+    // The adapter sends a text fast while its Response is only parts. They are under the first
+    // symbol of a Response. Reading body, bodyUsed or headers builds a real Response. So this reads
+    // the parts.
     partsKey ??= Object.getOwnPropertySymbols(new Response())[0];
     const parts = (response as unknown as Record<symbol, Parts | undefined>)[partsKey];
     if (parts) assertHeaders(parts[2]);
@@ -1147,7 +1147,7 @@ function createPrepare() {
 }
 
 /**
- * Throws for an array that holds no pairs of headers, because in the adapter it would end the
+ * Throws for an array of anything but pairs of headers, because in the adapter it would end the
  * process. safeServerResponse() refuses what is wrong in any other form.
  */
 function assertHeaders(headers: HeadersInit | undefined): void {
@@ -1371,8 +1371,8 @@ async function listenOnDeno(hostname: string, port: number, handler: Handler): P
 }
 
 /**
- * A URL with one slash behind the host, and no query. Deno joins the Host field and the path: the
- * Host `a/b` and the path `/c` make `http://a/b/c`. So the Host field of such a URL has no path.
+ * A URL with one slash behind the host, and no query. Deno joins the Host field and the path: `a/b`
+ * and `/c` make `http://a/b/c`. The path brings one slash, so the Host field had none.
  */
 const PLAIN_URL_PATTERN = /^http:\/\/[^/?#\\@]+\/[^/?#\\@]*$/;
 
