@@ -55,6 +55,21 @@ async function upgrade(port: number, method: string, headers: string) {
   return { client, answer: await client.until(EITHER) };
 }
 
+describe("a WebSocket that no route accepts", () =>
+  onEveryRuntime(({ inRoutes }) => {
+    for (const path of ["/ordinary", "/nope"]) {
+      test(`does not open: ${path}`, async () => {
+        await inRoutes({}, ROUTES, async (service) => {
+          const socket = new WebSocket(`ws://127.0.0.1:${service.port}${path}`);
+          const [error] = await once(socket, "error");
+          assert.match(`${error}`, /Unexpected server response: \d{3}/);
+          assert.match((await talk(service.port, get("/ordinary"))).received, ORDINARY);
+          assert.equal(service.stderr, "");
+        });
+      });
+    }
+  }));
+
 describe("an upgrade that is no WebSocket", () =>
   onEveryRuntime(({ runtime, isNode, inRoutes }) => {
     // Node.js 20 cannot decide by request:

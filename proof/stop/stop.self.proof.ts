@@ -138,7 +138,7 @@ test("at the deadline it cuts what is left, says how many, and exits 1", async (
   });
 });
 
-test("a second signal ends it, unless it comes within 500 ms of the first", async () => {
+test("a second signal ends it with exit code 1, unless within 500 ms of the first", async () => {
   for (
     const [first, second] of [
       ["SIGTERM", "SIGTERM"],
