@@ -58,14 +58,14 @@ const TEST_COMMANDS = /(`npm test`) and (`deno task test`) run each/;
 
 /** Takes a runtime out of the files that both kinds of copies keep. */
 function takeOut(runtime, name) {
-  const isNode = runtime === "deno";
+  const keepsNode = runtime === "deno";
   for (const file of WORKFLOWS) edit(file, (text) => withoutJobs(text, runtime, name));
   for (const file of COMPOSE_FILES) edit(file, withoutTarget);
   for (const file of ["Dockerfile", "deploy/kubernetes.yaml"]) edit(file, withoutChoice);
   edit("main.test.ts", (text) =>
     text
-      .replace(START_OPTIONS, isNode ? "$2" : "$1")
-      .replace(TEST_COMMANDS, isNode ? "$1 runs each" : "$2 runs each"));
+      .replace(START_OPTIONS, keepsNode ? "$2" : "$1")
+      .replace(TEST_COMMANDS, keepsNode ? "$1 runs each" : "$2 runs each"));
 }
 
 function onlyNode() {

@@ -6,16 +6,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { after, before, test } from "node:test";
-import {
-  filesOf,
-  FOLDER,
-  KINDS,
-  pathWith,
-  removeCopies,
-  serveArchive,
-  shell,
-  unpackArchive,
-} from "../support/copies.ts";
+import { filesOf, FOLDER, removeCopies, serveArchive, unpackArchive } from "../support/copies.ts";
 
 /** Each file of a copy, by what an owner does with it on the first day. */
 const FILES = {
@@ -107,33 +98,6 @@ test("a copy pins no version that nobody moves", () => {
     if (hasImage) assert.match(file, isRead);
   }
 });
-
-/** How a copy becomes one of its kind, and the managers of packages that Renovate then runs. */
-const MANAGERS = {
-  both: { only: "true", managers: ["npm", "deno"] },
-  node: { only: "node tools/only.mjs node", managers: ["npm"] },
-  deno: { only: "deno run -A tools/only.mjs deno", managers: ["deno"] },
-};
-
-for (const kind of KINDS) {
-  test(`${kind}: Renovate moves its packages, actions and images, and Deno as one`, async () => {
-    const { only, managers } = MANAGERS[kind];
-    const shop = `${FOLDER}/renovate-${kind}`;
-    await unpackArchive(shop);
-    await shell(shop, only, { PATH: pathWith(kind) });
-    const renovate = JSON.parse(readFileSync(`${shop}/.github/renovate.json`, "utf8"));
-    assert.deepEqual(renovate.enabledManagers, [
-      ...managers,
-      "github-actions",
-      "docker-compose",
-      "custom.regex",
-    ]);
-    const isDeno = ({ groupName }: { groupName: string }) => groupName === "Deno";
-    const [rule, ...others] = renovate.packageRules.filter(isDeno);
-    assert.deepEqual(rule.matchPackageNames, ["deno", "denoland/deno", "@types/deno"]);
-    assert.deepEqual(others, []);
-  });
-}
 
 test("nothing in a copy speaks of what it lacks", () => {
   const settings = ["deno.json", "tsconfig.json"];

@@ -194,6 +194,9 @@ function assertOneRuntime(shop: string, kind: Kind) {
   assert.equal(/deno task/.test(example), kind !== "node");
 }
 
+/** The managers of packages that Renovate runs in a copy of each kind. */
+const MANAGERS = { both: ["npm", "deno"], node: ["npm"], deno: ["deno"] };
+
 for (const kind of KINDS) {
   const { start, only, run, lacks, manager, runtime, use, old } = COPIES[kind];
   const shop = `${FOLDER}/${kind}/shop`;
@@ -224,6 +227,23 @@ for (const kind of KINDS) {
     await shell(shop, "git add . && git commit --quiet --allow-empty --message kind", path());
     await shell(shop, `${run("check")} && ${run("test")}`, path());
     assert.equal(await shell(shop, "git status --short"), "", "it left something behind");
+  });
+
+  test(`${kind}: Renovate moves its packages, actions and images, and Deno as one`, {
+    timeout: TIMEOUT_MS,
+  }, async () => {
+    await make();
+    const renovate = JSON.parse(readFileSync(`${shop}/.github/renovate.json`, "utf8"));
+    assert.deepEqual(renovate.enabledManagers, [
+      ...MANAGERS[kind],
+      "github-actions",
+      "docker-compose",
+      "custom.regex",
+    ]);
+    const isDeno = ({ groupName }: { groupName: string }) => groupName === "Deno";
+    const [rule, ...others] = renovate.packageRules.filter(isDeno);
+    assert.deepEqual(rule.matchPackageNames, ["deno", "denoland/deno", "@types/deno"]);
+    assert.deepEqual(others, []);
   });
 
   test(`${kind}: ci.yml has its runtimes alone, and sees a stale lock`, {
